@@ -1,0 +1,62 @@
+package enginetest
+
+import (
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// TB is what the kit needs of a test; *testing.T and *testing.B have it.
+type TB interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Cleanup(f func())
+	TempDir() string
+}
+
+// Broker is a broker that ends with its test.
+type Broker struct {
+	*Server
+	tb TB
+}
+
+// Start starts a broker for a test and ends it with the test.
+func Start(tb TB, opts ...func(*ServerConfig)) *Broker {
+	tb.Helper()
+	cfg := ServerConfig{StoreDir: tb.TempDir()}
+	for _, opt := range opts {
+		opt(&cfg)
+	}
+	s, err := NewServer(cfg)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	b := &Broker{Server: s, tb: tb}
+	tb.Cleanup(func() { b.Stop() })
+	return b
+}
+
+// Conn is a new connection that ends with the test.
+func (b *Broker) Conn(opts ...nats.Option) *nats.Conn {
+	b.tb.Helper()
+	nc, err := nats.Connect(b.URL(), opts...)
+	if err != nil {
+		b.tb.Fatalf("connect %s: %v", b.URL(), err)
+	}
+	closed := make(chan struct{})
+	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
+	b.tb.Cleanup(func() {
+		nc.Close()
+		<-closed
+	})
+	return nc
+}
+
+// JetStream is the JetStream of a new connection that ends with the test.
+func (b *Broker) JetStream(opts ...nats.Option) jetstream.JetStream {
+	b.tb.Helper()
+	js, err := jetstream.New(b.Conn(opts...))
+	if err != nil {
+		b.tb.Fatalf("jetstream: %v", err)
+	}
+	return js
+}

@@ -1,0 +1,126 @@
+// Package enginetest is the test kit of Pelton, for its own tests and for those
+// of its users: a real broker in the process, on a free port of the loopback,
+// with its files in a folder of the test.
+//
+// It stands beside the path, not on it. [Start] is for tests; [NewServer] is
+// the same broker for a program that carries one within it.
+package enginetest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// ErrPortTaken is returned by [NewServer] where something else listens on the
+// port asked for.
+var ErrPortTaken = errors.New("port is taken")
+
+// ServerConfig says how a broker in the process is started.
+type ServerConfig struct {
+	// StoreDir is the folder of the JetStream files. Required.
+	StoreDir string
+	// Host to listen on; 127.0.0.1 unless set.
+	Host string
+	// Port to listen on; 0 takes a free one.
+	Port int
+	// SyncInterval is how often written messages are forced to disk; 0 leaves
+	// the server's default of two minutes.
+	SyncInterval time.Duration
+	// SyncAlways forces every message to disk before it is acknowledged.
+	SyncAlways bool
+	// MaxStore bounds the disk space of JetStream in bytes; 0 leaves it to the
+	// server.
+	MaxStore int64
+}
+
+// Server is a broker in the process.
+type Server struct {
+	ns  *server.Server
+	cfg ServerConfig // with the port in use
+}
+
+// NewServer starts a broker and waits until it takes connections. Errors name
+// the folder or the port.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if cfg.StoreDir == "" {
+		return nil, errors.New("store folder: must be set")
+	}
+	if cfg.Host == "" {
+		cfg.Host = "127.0.0.1"
+	}
+	if cfg.Port != 0 {
+		if err := checkPort(cfg.Host, cfg.Port); err != nil {
+			return nil, err
+		}
+	}
+	opts := &server.Options{
+		ServerName:        "pelton-" + strconv.FormatInt(time.Now().UnixNano(), 36),
+		Host:              cfg.Host,
+		Port:              cfg.Port,
+		JetStream:         true,
+		JetStreamMaxStore: cfg.MaxStore,
+		StoreDir:          cfg.StoreDir,
+		SyncInterval:      cfg.SyncInterval,
+		SyncAlways:        cfg.SyncAlways,
+		NoSigs:            true,
+		NoLog:             true,
+	}
+	if cfg.Port == 0 {
+		opts.Port = server.RANDOM_PORT
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("embedded nats-server: %w", err)
+	}
+	ns.Start()
+	if !ns.ReadyForConnections(10 * time.Second) {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		return nil, fmt.Errorf("embedded nats-server: not ready on %s, store %s", net.JoinHostPort(cfg.Host, strconv.Itoa(cfg.Port)), cfg.StoreDir)
+	}
+	if !ns.JetStreamEnabled() {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		return nil, fmt.Errorf("embedded nats-server: store %s: JetStream did not start", cfg.StoreDir)
+	}
+	cfg.Port = ns.Addr().(*net.TCPAddr).Port
+	return &Server{ns: ns, cfg: cfg}, nil
+}
+
+func checkPort(host string, port int) error {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))) //nolint:noctx // closed at once
+	if err != nil {
+		return fmt.Errorf("%s:%d: %w: %w", host, port, ErrPortTaken, err)
+	}
+	return l.Close()
+}
+
+// URL is the broker's address, nats://127.0.0.1:4222.
+func (s *Server) URL() string { return s.ns.ClientURL() }
+
+// InProcess is the option that connects without a socket.
+func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
+
+// Stop ends the broker and waits for it. The files stay.
+func (s *Server) Stop() {
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+}
+
+// Restart ends the broker, if it still runs, and starts it again on the same
+// port and files.
+func (s *Server) Restart() error {
+	s.Stop()
+	again, err := NewServer(s.cfg)
+	if err != nil {
+		return err
+	}
+	s.ns = again.ns
+	return nil
+}

@@ -1,0 +1,326 @@
+package wire
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The headers of a task. All are optional and looked up in any case, because
+// clients in other languages spell them as their libraries do.
+const (
+	HeaderID          = "Pelton-Id"           // identity where it is not the last subject token
+	HeaderDelay       = "Pelton-Delay"        // not before this long after the broker took it: 5m
+	HeaderETA         = "Pelton-Eta"          // not before this time: RFC 3339 with fraction
+	HeaderExpires     = "Pelton-Expires"      // not after: either form
+	HeaderAttempt     = "Pelton-Attempt"      // which attempt this is; the first run is 1
+	HeaderMaxAttempts = "Pelton-Max-Attempts" // how many attempts there are, the first included
+	HeaderBackoff     = "Pelton-Backoff"      // bounds of the wait between attempts: 1s..10m
+	HeaderTimeout     = "Pelton-Timeout"      // how long one attempt may run
+	HeaderRun         = "Pelton-Run"          // how often the id was started on purpose
+	HeaderParent      = "Pelton-Parent"       // id of the task that published this one
+	HeaderRoot        = "Pelton-Root"         // id of the first task of the line
+	HeaderFlow        = "Pelton-Flow"         // workflow and step
+	HeaderOrigin      = "Pelton-Origin"       // where the task came from, nearest first
+	HeaderReplyTopic  = "Pelton-Reply-Topic"  // Kafka topic for the result
+	HeaderReplyKey    = "Pelton-Reply-Key"    // Kafka key of the result
+	HeaderContentType = "Content-Type"        // of the body; application/json unless given
+	HeaderTraceParent = "traceparent"         // W3C trace context
+	HeaderTraceState  = "tracestate"
+	HeaderBaggage     = "baggage"
+)
+
+// The headers that dead letters carry besides the task's own.
+const (
+	HeaderErrorType = "Pelton-Error-Type"
+	HeaderError     = "Pelton-Error"
+	HeaderDiedAt    = "Pelton-Died-At" // RFC 3339 with fraction, UTC
+)
+
+// Bounds of what a message may ask for.
+const (
+	MaxDuration = 365 * 24 * time.Hour // delay, expiry, timeout, back-off
+	MaxAttempts = 1_000_000
+	MaxRun      = 1_000_000
+)
+
+// MediaTypeJSON is the content type of a task that names none.
+const MediaTypeJSON = "application/json"
+
+// Header is the headers of a message. nats.Header and http.Header convert to
+// it.
+type Header map[string][]string
+
+// Lookup is the first value under a name in any case. A name spelt exactly as
+// asked wins over other spellings.
+func (h Header) Lookup(name string) (string, bool) {
+	if values, ok := h[name]; ok && len(values) > 0 {
+		return values[0], true
+	}
+	for key, values := range h {
+		if len(key) == len(name) && len(values) > 0 && strings.EqualFold(key, name) {
+			return values[0], true
+		}
+	}
+	return "", false
+}
+
+// Value is Lookup without the second result: empty where there is none.
+func (h Header) Value(name string) string {
+	value, _ := h.Lookup(name)
+	return value
+}
+
+// Set replaces every spelling of a name by this one.
+func (h Header) Set(name, value string) {
+	h.Delete(name)
+	h[name] = []string{value}
+}
+
+// Delete removes every spelling of a name.
+func (h Header) Delete(name string) {
+	for key := range h {
+		if len(key) == len(name) && strings.EqualFold(key, name) {
+			delete(h, key)
+		}
+	}
+}
+
+// Own copies the headers without those that instruct the broker (Nats-…), as
+// must be done wherever a message is copied across a trust boundary. The copy
+// shares no memory with h and is never nil.
+func (h Header) Own() Header {
+	out := make(Header, len(h)+4)
+	for key, values := range h {
+		if !brokerHeader(key) {
+			out[key] = append([]string(nil), values...)
+		}
+	}
+	return out
+}
+
+func brokerHeader(key string) bool {
+	return len(key) >= 5 && strings.EqualFold(key[:5], "Nats-")
+}
+
+// Backoff bounds the wait before the next attempt: it doubles from Min, never
+// beyond Max.
+type Backoff struct {
+	Min time.Duration
+	Max time.Duration
+}
+
+// String is the form of the header, `1s..10m0s`.
+func (b Backoff) String() string { return b.Min.String() + ".." + b.Max.String() }
+
+// ParseBackoff reads `<min>..<max>`.
+func ParseBackoff(s string) (Backoff, error) {
+	low, high, ok := strings.Cut(s, "..")
+	least, err := time.ParseDuration(low)
+	most, err2 := time.ParseDuration(high)
+	if !ok || err != nil || err2 != nil || least <= 0 || most < least || most > MaxDuration {
+		return Backoff{}, &NameError{HeaderBackoff, s, "must be <min>..<max>, as 1s..10m, above 0 and at most a year"}
+	}
+	return Backoff{Min: least, Max: most}, nil
+}
+
+// Meta is what the headers of a task say. Zero values mean that a header is
+// absent; Attempt and Run are then 1.
+type Meta struct {
+	ID          string
+	ETA         time.Time
+	Expires     time.Time
+	Attempt     int
+	MaxAttempts int
+	Backoff     Backoff
+	Timeout     time.Duration
+	Run         int
+	Parent      string
+	Root        string
+	Flow        string
+	Origin      string
+	ReplyTopic  string
+	ReplyKey    string
+	ContentType string
+	Trace       Trace
+}
+
+// Trace is the W3C trace context of a message, carried and never interpreted.
+type Trace struct {
+	Parent  string
+	State   string
+	Baggage string
+}
+
+// ParseMeta reads the headers of a task. Delays count from published, the time
+// at which the broker took the message. The error is a [*NameError] that names
+// the header.
+func ParseMeta(h Header, published time.Time) (Meta, error) {
+	m := Meta{Attempt: 1, Run: 1}
+	if len(h) == 0 {
+		return m, nil
+	}
+	p := metaParser{h: h}
+	m.ID = p.checked(HeaderID, CheckID)
+	m.Attempt = p.count(HeaderAttempt, 1, MaxAttempts)
+	m.MaxAttempts = p.count(HeaderMaxAttempts, 0, MaxAttempts)
+	m.Run = p.count(HeaderRun, 1, MaxRun)
+	m.Timeout = p.duration(HeaderTimeout)
+	m.Backoff = p.backoff()
+	m.ETA = p.eta(published)
+	m.Expires = p.instant(HeaderExpires, published)
+	m.Parent = p.checked(HeaderParent, CheckID)
+	m.Root = p.checked(HeaderRoot, CheckID)
+	m.Flow = p.text(HeaderFlow)
+	m.Origin = p.checked(HeaderOrigin, CheckOrigins)
+	m.ReplyTopic = p.checked(HeaderReplyTopic, checkTopic)
+	m.ReplyKey = p.text(HeaderReplyKey)
+	m.ContentType = p.text(HeaderContentType)
+	m.Trace = Trace{p.text(HeaderTraceParent), p.text(HeaderTraceState), p.text(HeaderBaggage)}
+	return m, p.err
+}
+
+// JSON reports whether the body is meant to be JSON.
+func (m Meta) JSON() bool {
+	media, _, _ := strings.Cut(m.ContentType, ";")
+	media = strings.TrimSpace(media)
+	return media == "" || strings.EqualFold(media, MediaTypeJSON)
+}
+
+// FormatTime is how times stand in headers: RFC 3339 with nanoseconds, UTC.
+func FormatTime(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// ParseDuration reads a duration of a header or a flag: Go's form, from 0 to a
+// year. Field names it in the error.
+func ParseDuration(field, s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > MaxDuration {
+		return 0, &NameError{field, s, "must be a duration as 1m30s, from 0 to a year (8760h)"}
+	}
+	return d, nil
+}
+
+// ParseInstant reads a time, or a duration counted from a time. Field names it
+// in the error.
+func ParseInstant(field, s string, from time.Time) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		if t.Sub(from) > MaxDuration {
+			return time.Time{}, &NameError{field, s, "must lie at most a year (8760h) ahead"}
+		}
+		return t, nil
+	}
+	d, err := ParseDuration(field, s)
+	if err != nil {
+		return time.Time{}, &NameError{field, s, "must be a time as 2026-11-22T22:29:10.5Z or a duration as 5m, at most a year ahead"}
+	}
+	return from.Add(d), nil
+}
+
+// metaParser keeps the first error, so that ParseMeta reads as a list.
+type metaParser struct {
+	h   Header
+	err error
+}
+
+func (p *metaParser) fail(err error) {
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+func (p *metaParser) text(name string) string {
+	value := p.h.Value(name)
+	if len(value) > 4096 {
+		p.fail(&NameError{name, value, "must be at most 4096 bytes"})
+	}
+	return value
+}
+
+func (p *metaParser) checked(name string, check func(string) error) string {
+	value, ok := p.h.Lookup(name)
+	if !ok {
+		return ""
+	}
+	if err := check(value); err != nil {
+		p.fail(fmt.Errorf("%s: %w", name, err))
+	}
+	return value
+}
+
+func (p *metaParser) count(name string, otherwise, most int) int {
+	value, ok := p.h.Lookup(name)
+	if !ok {
+		return otherwise
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 || n > most {
+		p.fail(&NameError{name, value, fmt.Sprintf("must be a whole number from 1 to %d", most)})
+	}
+	return n
+}
+
+func (p *metaParser) duration(name string) time.Duration {
+	value, ok := p.h.Lookup(name)
+	if !ok {
+		return 0
+	}
+	d, err := ParseDuration(name, value)
+	if err != nil {
+		p.fail(err)
+	}
+	return d
+}
+
+func (p *metaParser) instant(name string, from time.Time) time.Time {
+	value, ok := p.h.Lookup(name)
+	if !ok {
+		return time.Time{}
+	}
+	t, err := ParseInstant(name, value, from)
+	if err != nil {
+		p.fail(err)
+	}
+	return t
+}
+
+func (p *metaParser) eta(published time.Time) time.Time {
+	if delay, ok := p.h.Lookup(HeaderDelay); ok {
+		d, err := ParseDuration(HeaderDelay, delay)
+		if err != nil {
+			p.fail(err)
+		}
+		if _, both := p.h.Lookup(HeaderETA); both {
+			p.fail(&NameError{HeaderDelay, delay, "must not stand beside " + HeaderETA})
+		}
+		return published.Add(d)
+	}
+	value, ok := p.h.Lookup(HeaderETA)
+	if !ok {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339Nano, value)
+	if err != nil || t.Sub(published) > MaxDuration {
+		p.fail(&NameError{HeaderETA, value, "must be a time as 2026-11-22T22:29:10.5Z, at most a year ahead"})
+	}
+	return t
+}
+
+func (p *metaParser) backoff() Backoff {
+	value, ok := p.h.Lookup(HeaderBackoff)
+	if !ok {
+		return Backoff{}
+	}
+	b, err := ParseBackoff(value)
+	if err != nil {
+		p.fail(err)
+	}
+	return b
+}
+
+func checkTopic(topic string) error {
+	if !topicName(topic) || topic == "." || topic == ".." {
+		return &NameError{"topic", topic, "must match [A-Za-z0-9._-]{1,249}"}
+	}
+	return nil
+}

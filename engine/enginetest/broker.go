@@ -1,8 +1,13 @@
 package enginetest
 
 import (
+	"context"
+	"time"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"pelton/engine/topology"
 )
 
 // TB is what the kit needs of a test; *testing.T and *testing.B have it.
@@ -59,4 +64,29 @@ func (b *Broker) JetStream(opts ...nats.Option) jetstream.JetStream {
 		b.tb.Fatalf("jetstream: %v", err)
 	}
 	return js
+}
+
+// Setup makes the streams, consumers and buckets of queues, with the defaults
+// of package topology.
+func (b *Broker) Setup(queues ...string) {
+	b.tb.Helper()
+	var cfg topology.Config
+	for _, name := range queues {
+		cfg.Queues = append(cfg.Queues, topology.Queue{Name: name})
+	}
+	b.SetupWith(cfg)
+}
+
+// SetupWith makes what a configuration describes.
+func (b *Broker) SetupWith(cfg topology.Config) {
+	b.tb.Helper()
+	topo, err := topology.New(cfg)
+	if err != nil {
+		b.tb.Fatalf("topology: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) //nolint:forbidigo // the kit has no context of the test's
+	defer cancel()
+	if _, err := topology.Apply(ctx, b.JetStream(), topo); err != nil {
+		b.tb.Fatalf("topology: %v", err)
+	}
 }

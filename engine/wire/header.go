@@ -45,6 +45,13 @@ const (
 	MaxRun      = 1_000_000
 )
 
+// Bounds of the headers that a caller adds on his own; those of Pelton have
+// bounds each, those of the broker are its affair.
+const (
+	MaxHeaders     = 32
+	MaxHeaderBytes = 8 << 10
+)
+
 // MediaTypeJSON is the content type of a task that names none.
 const MediaTypeJSON = "application/json"
 
@@ -53,17 +60,22 @@ const MediaTypeJSON = "application/json"
 type Header map[string][]string
 
 // Lookup is the first value under a name in any case. A name spelt exactly as
-// asked wins over other spellings.
+// asked wins over other spellings, among these the first in the order of bytes,
+// so that every reader of a message finds the same.
 func (h Header) Lookup(name string) (string, bool) {
-	if values, ok := h[name]; ok && len(values) > 0 {
+	if values := h[name]; len(values) > 0 {
 		return values[0], true
 	}
+	spelt, found := "", false
 	for key, values := range h {
-		if len(key) == len(name) && len(values) > 0 && strings.EqualFold(key, name) {
-			return values[0], true
+		if len(key) == len(name) && len(values) > 0 && strings.EqualFold(key, name) && (!found || key < spelt) {
+			spelt, found = key, true
 		}
 	}
-	return "", false
+	if !found {
+		return "", false
+	}
+	return h[spelt][0], true
 }
 
 // Value is Lookup without the second result: empty where there is none.
@@ -98,6 +110,27 @@ func (h Header) Own() Header {
 		}
 	}
 	return out
+}
+
+// checkOwn bounds the headers that are the caller's own.
+func (h Header) checkOwn() error {
+	count, size := 0, 0
+	for key, values := range h {
+		if brokerHeader(key) || len(key) >= 7 && strings.EqualFold(key[:7], "Pelton-") {
+			continue
+		}
+		count++
+		for _, value := range values {
+			size += len(key) + len(value)
+		}
+	}
+	if count > MaxHeaders || size > MaxHeaderBytes {
+		return &NameError{
+			"headers", fmt.Sprintf("%d of %d bytes", count, size),
+			fmt.Sprintf("must be at most %d, of %d bytes together", MaxHeaders, MaxHeaderBytes),
+		}
+	}
+	return nil
 }
 
 func brokerHeader(key string) bool {
@@ -161,7 +194,7 @@ func ParseMeta(h Header, published time.Time) (Meta, error) {
 	if len(h) == 0 {
 		return m, nil
 	}
-	p := metaParser{h: h}
+	p := metaParser{h: h, err: h.checkOwn()}
 	m.ID = p.checked(HeaderID, CheckID)
 	m.Attempt = p.count(HeaderAttempt, 1, MaxAttempts)
 	m.MaxAttempts = p.count(HeaderMaxAttempts, 0, MaxAttempts)

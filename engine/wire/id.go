@@ -36,17 +36,6 @@ func CheckExplicitID(queue, id string) error {
 	if err := CheckID(id); err != nil {
 		return err
 	}
-	return checkNotFree(queue, id, "id", id)
-}
-
-// CheckDerivedIDs reports whether the ids `<prefix>-<digits>` that a route or a
-// beat entry of that name would derive stay apart from the free ids of its
-// queue. Field names what the name belongs to, "route" or "entry".
-func CheckDerivedIDs(field, name, queue string) error {
-	return checkNotFree(queue, name+"-1", field, name)
-}
-
-func checkNotFree(queue, id, field, value string) error {
 	cut := strings.LastIndexByte(id, '-')
 	if cut < 0 || cut == len(id)-1 || !allBytes(id[cut+1:], digit) {
 		return nil
@@ -54,5 +43,25 @@ func checkNotFree(queue, id, field, value string) error {
 	if l, err := ParseLane(id[:cut]); err != nil || l.Queue != queue {
 		return nil
 	}
-	return &NameError{field, value, RuleExplicitID}
+	return &NameError{"id", id, RuleExplicitID}
+}
+
+// CheckRouteIDs reports whether the ids that a route derives,
+// `<route>-<partition>-<offset>`, stay apart from the free ids of its queue:
+// route orders would meet those of queue orders-3.
+func CheckRouteIDs(route, queue string) error {
+	if partition, ok := strings.CutPrefix(queue, route+"-"); ok && partition != "" && allBytes(partition, digit) {
+		return &NameError{"route", route, RuleExplicitID}
+	}
+	return nil
+}
+
+// CheckEntryIDs reports whether the ids that a beat entry derives,
+// `<entry>-<nominal unix>`, stay apart from the free ids of its queue: they do
+// unless both have one name.
+func CheckEntryIDs(entry, queue string) error {
+	if entry == queue {
+		return &NameError{"entry", entry, RuleExplicitID}
+	}
+	return nil
 }

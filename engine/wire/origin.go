@@ -40,9 +40,9 @@ func (o KafkaOrigin) String() string {
 	b = strconv.AppendInt(b, int64(o.Partition), 10)
 	b = append(b, '@')
 	b = strconv.AppendInt(b, o.Offset, 10)
-	if o.Route != "" && (o.Route != o.Topic || o.Several) {
+	if route := o.route(); route != o.Topic || o.Several {
 		b = append(b, ";route="...)
-		b = append(b, o.Route...)
+		b = append(b, route...)
 		if o.Several {
 			b = append(b, '=')
 		}
@@ -58,12 +58,8 @@ func (o KafkaOrigin) String() string {
 // `<route>-<partition>-<offset>`, `<route>=<topic>-…` for a route over several
 // topics (a dot in the topic becomes =), `…-g<n>` from the second generation.
 func (o KafkaOrigin) ID() string {
-	route := o.Route
-	if route == "" {
-		route = o.Topic
-	}
 	b := make([]byte, 0, 64)
-	b = append(b, route...)
+	b = append(b, o.route()...)
 	if o.Several {
 		b = append(b, '=')
 		b = append(b, strings.ReplaceAll(o.Topic, ".", "=")...)
@@ -77,6 +73,13 @@ func (o KafkaOrigin) ID() string {
 		b = strconv.AppendInt(b, int64(o.Generation), 10)
 	}
 	return string(b)
+}
+
+func (o KafkaOrigin) route() string {
+	if o.Route == "" {
+		return o.Topic
+	}
+	return o.Route
 }
 
 // ParseKafkaOrigin reads one entry made by [KafkaOrigin.String].
@@ -172,7 +175,7 @@ func JoinOrigins(nearest, chain string) string {
 // NearestOrigin is the first entry of a chain.
 func NearestOrigin(chain string) string {
 	nearest, _, _ := strings.Cut(chain, ",")
-	return strings.TrimSpace(nearest)
+	return strings.Trim(nearest, " ")
 }
 
 // CheckOrigins reports whether a chain from a stranger may travel on: entries
@@ -182,7 +185,7 @@ func CheckOrigins(chain string) error {
 		return &NameError{HeaderOrigin, chain, "must be at most 1024 bytes"}
 	}
 	for entry := range strings.SplitSeq(chain, ",") {
-		kind, position, ok := strings.Cut(strings.TrimSpace(entry), ":")
+		kind, position, ok := strings.Cut(strings.Trim(entry, " "), ":")
 		if !ok || position == "" || !lowerToken(kind, 32) || !allBytes(position, printable) {
 			return &NameError{HeaderOrigin, chain, RuleOrigin}
 		}

@@ -18,7 +18,8 @@ type Record struct {
 	Queue      string          `json:"queue"`
 	State      State           `json:"state"`
 	Attempt    int             `json:"attempt"`
-	Deaths     int             `json:"deaths,omitempty"` // runs of this attempt whose worker died
+	Deaths     int             `json:"deaths,omitempty"`   // runs of this attempt whose worker died
+	Sequence   uint64          `json:"sequence,omitempty"` // of its message in the task stream, where it was claimed there
 	Result     json.RawMessage `json:"result,omitempty"`
 	Error      *Failure        `json:"error,omitempty"`
 	Attempts   []Attempt       `json:"attempts,omitempty"`
@@ -63,6 +64,7 @@ const (
 	FailureBadInput    = "bad_input"
 	FailureUnknownTask = "unknown_task"
 	FailureTooLarge    = "too_large"
+	FailurePoison      = "poison"
 )
 
 // AddAttempt appends an attempt and forgets the oldest beyond [KeptAttempts].

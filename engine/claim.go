@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"pelton/engine/wire"
+)
+
+// verdict is what the record says about a delivery that is no plain first one.
+type verdict int
+
+const (
+	verdictRun    verdict = iota // claim the record, then run
+	verdictDone                  // its outcome stands, or it is a copy: ack
+	verdictParked                // a later attempt is owed: park it again, ack
+)
+
+// judge reads a record against a delivery. It is pure; the compare-and-set that
+// follows decides, because a read may lag.
+func judge(r *Record, d *delivery) verdict {
+	switch {
+	case r == nil || r.Run < d.meta.Run:
+		return verdictRun
+	case r.Run > d.meta.Run || r.State.Terminal():
+		return verdictDone
+	case !d.due && r.Sequence != 0 && r.Sequence != d.sequence && r.State != wire.StateQueued:
+		// Another message of this id was taken first and is not finished.
+		return verdictDone
+	case r.Attempt > d.meta.Attempt:
+		return verdictParked
+	case !d.due && (r.State == wire.StateScheduled || r.State == wire.StateRetrying):
+		// This message was parked, and the ack was lost.
+		return verdictParked
+	}
+	return verdictRun
+}
+
+// claimTries bounds how often a claim that is refused looks again; each refusal
+// means that somebody else moved on.
+const claimTries = 5
+
+// prepare looks at the record of a delivery and claims it. It reports whether
+// the task is to be run; if not, the delivery is done with. Where the broker
+// does not answer nothing is done, and the message comes back by itself.
+func (w *Worker) prepare(ctx context.Context, d *delivery) bool {
+	for range claimTries {
+		if d.isLost() {
+			return false
+		}
+		r, revision, err := w.c.readRecord(ctx, d.queue(), d.id)
+		if err != nil {
+			w.leases.remove(d)
+			w.log.WarnContext(ctx, "cannot read the record, the task comes back", "task", d.addr.Task, "task_id", d.id, "err", err)
+			return false
+		}
+		switch judge(r, d) {
+		case verdictDone:
+			w.leases.remove(d)
+			d.ack()
+			return false
+		case verdictParked:
+			w.settler.add(w.parkedAgain(d, r))
+			return false
+		case verdictRun:
+		}
+		done, run := w.claim(ctx, d, r, revision)
+		if done {
+			return run
+		}
+	}
+	w.leases.remove(d)
+	return false
+}
+
+// claim writes the record with which this run begins. It is done when the claim
+// stands, or the task shall not run; otherwise the record has changed.
+func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revision uint64) (done, run bool) {
+	r := w.claimRecord(d, before)
+	if wait := time.Until(d.meta.ETA); wait > holdAhead {
+		d.setClaim(before, revision)
+		w.settler.add(w.settlement(d, result{kind: resultPark, eta: d.meta.ETA}))
+		return true, false
+	}
+	if r.Deaths >= w.cfg.MaxDeaths {
+		d.setClaim(r, revision)
+		w.settler.add(w.settlement(d, poisoned(r.Deaths)))
+		return true, false
+	}
+	next, err := w.c.casRecord(ctx, r, revision)
+	switch {
+	case err == nil:
+		d.setClaim(r, next)
+		w.wrote(r)
+		return true, true
+	case classify(err) == outcomeRefused:
+		return false, false
+	}
+	w.leases.remove(d)
+	if !errors.Is(err, context.Canceled) {
+		w.log.WarnContext(ctx, "cannot claim the record, the task comes back", "task", d.addr.Task, "task_id", d.id, "err", err)
+	}
+	return true, false
+}
+
+// claimRecord is the record of a run that begins, made from the one before.
+func (w *Worker) claimRecord(d *delivery, before *Record) *Record {
+	r := d.newRecord(w.cfg.Name)
+	r.State = wire.StateStarted
+	r.StartedAt = time.Now().UTC()
+	if !d.due {
+		r.Sequence = d.sequence
+	}
+	if before == nil || before.Run < d.meta.Run {
+		return r
+	}
+	r.QueuedAt, r.Attempts, r.Sequence = before.QueuedAt, before.Attempts, before.Sequence
+	if before.Attempt == r.Attempt {
+		r.Deaths = before.Deaths
+		if before.State == wire.StateStarted {
+			r.Deaths++ // it began and nobody wrote how it ended
+		}
+	}
+	return r
+}
+
+// markStarted says in the record that a plain first run has gone on for a
+// while. Whoever asks sees it, and should the worker die it counts as a death.
+func (w *Worker) markStarted(d *delivery) {
+	if d.isLost() {
+		return
+	}
+	r := w.claimRecord(d, nil)
+	r.StartedAt = d.startedAt().UTC()
+	ctx, cancel := context.WithTimeout(context.Background(), publishTimeout) //nolint:forbidigo // bounded, and waited for
+	defer cancel()
+	revision, err := w.c.casRecord(ctx, r, 0)
+	if err == nil {
+		d.setClaim(r, revision)
+		w.wrote(r)
+	}
+	// Any error means only that there is no mark, or that the outcome finds it.
+}
+
+// newRecord is what a delivery says of its task, before anything happens.
+func (d *delivery) newRecord(worker string) *Record {
+	return &Record{
+		ID: d.id, Run: d.meta.Run, Task: d.addr.Task, Queue: d.queue(), State: wire.StateQueued, Attempt: d.meta.Attempt,
+		Origin: d.meta.Origin, Worker: worker, QueuedAt: d.published, Parent: d.meta.Parent, Root: d.meta.Root,
+		ReplyTopic: d.meta.ReplyTopic, ReplyKey: d.meta.ReplyKey,
+		Trace: d.meta.Trace.Parent, TraceState: d.meta.Trace.State, Baggage: d.meta.Trace.Baggage,
+	}
+}
+
+// wrote tells the observer of a record.
+func (w *Worker) wrote(r *Record) {
+	if w.cfg.OnRecord != nil {
+		w.cfg.OnRecord(r)
+	}
+}

@@ -1,0 +1,222 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pelton/engine/wire"
+)
+
+// ClientConfig says how a client speaks to the broker. The zero value works.
+type ClientConfig struct {
+	// Namespace is the first token of all subjects; wire.DefaultNamespace
+	// unless set.
+	Namespace wire.Namespace
+	// Logger gets what no caller can be told. Nothing is logged unless set.
+	Logger *slog.Logger
+	// NATS are further options of the connection that [Connect] makes.
+	NATS []nats.Option
+}
+
+// Client publishes tasks and reads their records. It is safe for concurrent
+// use.
+type Client struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	ns     wire.Namespace
+	log    *slog.Logger
+	owned  bool
+	limits wire.Limits
+}
+
+// Connect makes a connection to the broker and a client on it. An empty url is
+// nats.DefaultURL. It fails with [ErrUnreachable] where nobody answers; once
+// made, the connection comes back by itself for as long as the client lives. At
+// most one config is taken.
+func Connect(ctx context.Context, url string, config ...ClientConfig) (*Client, error) {
+	cfg := firstConfig(config)
+	if url == "" {
+		url = nats.DefaultURL
+	}
+	nc, err := nats.Connect(url, append(ConnectOptions(cfg.Logger), append(cfg.NATS, timeoutOf(ctx))...)...)
+	if err != nil {
+		return nil, fmt.Errorf("nats %s: %w: %w", redactURL(url), ErrUnreachable, err)
+	}
+	c, err := NewClient(nc, cfg)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	c.owned = true
+	return c, nil
+}
+
+// NewClient makes a client on a connection that the caller keeps; Close does
+// not close it. At most one config is taken.
+func NewClient(nc *nats.Conn, config ...ClientConfig) (*Client, error) {
+	cfg := firstConfig(config)
+	if cfg.Namespace == "" {
+		cfg.Namespace = wire.DefaultNamespace
+	}
+	if _, err := wire.ParseNamespace(string(cfg.Namespace)); err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(publishTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits}, nil
+}
+
+// Close ends a client, and its connection if [Connect] made it.
+func (c *Client) Close() {
+	c.js.CleanupPublisher()
+	if c.owned {
+		c.nc.Close()
+	}
+}
+
+// Conn is the client's connection.
+func (c *Client) Conn() *nats.Conn { return c.nc }
+
+// JetStream is the client's JetStream context.
+func (c *Client) JetStream() jetstream.JetStream { return c.js }
+
+// Namespace is the client's namespace.
+func (c *Client) Namespace() wire.Namespace { return c.ns }
+
+// ConnectOptions are the options with which Pelton connects: it reconnects for
+// ever, notices a dead peer within 15 s, and says once that the connection is
+// gone and once that it is back. The logger may be nil.
+func ConnectOptions(logger *slog.Logger) []nats.Option {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	return []nats.Option{
+		nats.Name("pelton"),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(2 * time.Second),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if !nc.IsClosed() && err != nil {
+				logger.Warn("nats connection lost", "err", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			logger.Info("nats connection is back", "url", nc.ConnectedUrlRedacted())
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			subject := ""
+			if sub != nil {
+				subject = sub.Subject
+			}
+			logger.Warn("nats", "subject", subject, "err", err)
+		}),
+	}
+}
+
+func firstConfig(config []ClientConfig) ClientConfig {
+	if len(config) == 0 {
+		return ClientConfig{}
+	}
+	return config[0]
+}
+
+// timeoutOf bounds the first connection by the context.
+func timeoutOf(ctx context.Context) nats.Option {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return func(*nats.Options) error { return ctx.Err() }
+	}
+	return func(o *nats.Options) error {
+		if left := time.Until(deadline); left < o.Timeout {
+			o.Timeout = max(left, time.Millisecond)
+		}
+		return ctx.Err()
+	}
+}
+
+// redactURL keeps a password in a URL out of errors.
+func redactURL(raw string) string {
+	if u, err := parseURL(raw); err == nil {
+		return u
+	}
+	return "(unreadable url)"
+}
+
+// stored is a message read back from a stream.
+type stored struct {
+	subject  string
+	sequence uint64
+	time     time.Time
+	header   wire.Header
+	data     []byte
+}
+
+// directLast reads the last message of a subject by direct get: from any
+// replica, which on more than one may lag behind. It returns nil where there is
+// none.
+func (c *Client) directLast(ctx context.Context, stream, subject string) (*stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream+"."+subject, nil)
+	if err != nil {
+		return nil, requestError("read "+subject, err)
+	}
+	switch m.Header.Get("Status") {
+	case "":
+	case "404":
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("read %s: %s %s", subject, m.Header.Get("Status"), m.Header.Get("Description"))
+	}
+	return directMessage(m)
+}
+
+// leaderLast reads the last message that matches a subject, wildcards included,
+// by way of the stream's leader, which never lags. It returns nil where there
+// is none.
+func (c *Client) leaderLast(ctx context.Context, stream, subject string) (*stored, error) {
+	return c.leaderRead(ctx, stream, func(ctx context.Context, s jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+		return s.GetLastMsgForSubject(ctx, subject)
+	})
+}
+
+// leaderSequence reads one message by its sequence, as leaderLast does.
+func (c *Client) leaderSequence(ctx context.Context, stream string, sequence uint64) (*stored, error) {
+	return c.leaderRead(ctx, stream, func(ctx context.Context, s jetstream.Stream) (*jetstream.RawStreamMsg, error) {
+		return s.GetMsg(ctx, sequence)
+	})
+}
+
+func (c *Client) leaderRead(ctx context.Context, stream string, read func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (*stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := c.js.Stream(ctx, stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("stream %s: %w", stream, ErrNoQueue)
+	}
+	if err != nil {
+		return nil, requestError("stream "+stream, err)
+	}
+	m, err := read(ctx, s)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, requestError("stream "+stream, err)
+	}
+	return &stored{m.Subject, m.Sequence, m.Time, wire.Header(m.Header), m.Data}, nil
+}

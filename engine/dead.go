@@ -1,0 +1,51 @@
+package engine
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"pelton/engine/wire"
+)
+
+// deadMessage is a task's dead letter: its body and headers, and why it died.
+func (w *Worker) deadMessage(d *delivery, f *wire.Failure, now time.Time) *nats.Msg {
+	h := wire.Header(d.msg.Header).Own()
+	h.Set(wire.HeaderID, d.id)
+	h.Set(wire.HeaderAttempt, strconv.Itoa(d.meta.Attempt))
+	h.Set(wire.HeaderErrorType, headerLine(f.Type, 64))
+	h.Set(wire.HeaderError, headerLine(f.Message, 1024))
+	h.Set(wire.HeaderDiedAt, wire.FormatTime(now))
+	return &nats.Msg{
+		Subject: w.c.ns.DeadSubject(d.queue(), d.addr.Task, d.id),
+		Header:  nats.Header(h),
+		Data:    d.msg.Data,
+	}
+}
+
+// deadOnArrival is the built-in task that an edge publishes in place of a
+// record that no rule accepts: it fails at once, for the reason in its headers.
+func deadOnArrival(d *delivery) result {
+	h := wire.Header(d.msg.Header)
+	f := &wire.Failure{Type: h.Value(wire.HeaderErrorType), Message: h.Value(wire.HeaderError)}
+	if f.Type == "" {
+		f.Type = wire.FailureBadInput
+	}
+	return result{kind: resultFailed, failure: f, permanent: true}
+}
+
+// headerLine makes a text fit for one header line of at most n bytes.
+func headerLine(s string, n int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > n {
+		s = strings.ToValidUTF8(s[:n], "")
+	}
+	return s
+}

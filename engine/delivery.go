@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"pelton/engine/wire"
+)
+
+// delivery is one message that this worker holds, from its arrival to its ack.
+// The pool that got it owns it, then the slot that runs it, then the settler;
+// what the lease and the started mark share with them stands below the mutex.
+type delivery struct {
+	msg       *nats.Msg
+	pool      *pool
+	due       bool // it came by the due lane
+	addr      wire.Address
+	meta      wire.Meta
+	id        string
+	sequence  uint64
+	redeliver bool // the broker delivers it again
+	published time.Time
+	// bad is why the message cannot be a task: it is dead-lettered.
+	bad error
+
+	ackWait time.Duration
+	arrived time.Time
+	readyAt time.Time // since when it has waited for a slot
+
+	mu       sync.Mutex
+	renewed  time.Time // when the broker last heard that it is held
+	lost     bool      // the lease has passed: no record, ack or nak any more
+	cancel   context.CancelCauseFunc
+	started  time.Time // of its handler
+	record   *Record   // as this run claimed it; nil for a plain first delivery
+	revision uint64    // of the record that the outcome must replace
+	marking  bool      // the started mark of a plain first delivery is begun
+}
+
+// newDelivery reads a message. It never fails: what cannot be read becomes a
+// delivery that is bad, with an id all the same.
+func newDelivery(p *pool, msg *nats.Msg, due bool, now time.Time) *delivery {
+	d := &delivery{msg: msg, pool: p, due: due, ackWait: p.ackWait, arrived: now, readyAt: now, renewed: now}
+	if md, err := msg.Metadata(); err == nil {
+		d.sequence = md.Sequence.Stream
+		d.redeliver = md.NumDelivered > 1
+		d.published = md.Timestamp.UTC()
+	} else {
+		d.bad = err
+	}
+	ns := p.w.c.ns
+	parse := ns.ParseTask
+	if due {
+		parse = ns.ParseDue
+	}
+	addr, err := parse(msg.Subject)
+	if err != nil || addr.Lane != p.lane {
+		d.bad = firstError(d.bad, err)
+		addr = wire.Address{Lane: p.lane, Task: wire.TaskInvalid}
+	}
+	d.addr = addr
+	meta, err := wire.ParseMeta(wire.Header(msg.Header), d.published)
+	if err != nil {
+		d.bad = firstError(d.bad, err)
+		meta = wire.Meta{Attempt: 1, Run: 1}
+	}
+	d.meta = meta
+	d.id = taskID(addr, meta, d.sequence)
+	if due && d.bad == nil && !p.scheduledHere(d) {
+		// Whoever may write to the later stream could aim at any task of the
+		// queue; only the schedule of this very id may make it due.
+		d.bad = &wire.NameError{Field: headerScheduler, Value: msg.Header.Get(headerScheduler), Rule: "must be the schedule of this task"}
+		d.id = wire.FreeID(p.lane, d.sequence) + "-due"
+	}
+	return d
+}
+
+// scheduledHere reports whether a due message was fired by its own schedule.
+func (p *pool) scheduledHere(d *delivery) bool {
+	return wire.Header(d.msg.Header).Value(headerScheduler) == p.w.c.ns.LaterSubject(p.lane, d.id)
+}
+
+// explicit reports whether the id stands in the message, so that the record
+// must be looked at before the task runs.
+func (d *delivery) explicit() bool { return d.addr.ID != "" || d.meta.ID != "" }
+
+// plain reports whether this is a first delivery that nobody can have run
+// before: it costs no look at the record.
+func (d *delivery) plain() bool {
+	return !d.due && !d.redeliver && !d.explicit() && d.meta.Run == 1 && d.meta.Attempt == 1
+}
+
+func (d *delivery) queue() string { return d.addr.Lane.Queue }
+
+// ack tells the broker that the task is done with. A lost ack is harmless: the
+// record stands.
+func (d *delivery) ack() { d.answer("+ACK") }
+
+// handBack returns the message to the queue: after 100 ms, because the broker
+// may forget a nak without a delay when its leader changes.
+func (d *delivery) nak() { d.answer(`-NAK {"delay":100000000}`) }
+
+// renew tells the broker that the message is still held.
+func (d *delivery) renew() { d.answer("+WPI") }
+
+func (d *delivery) answer(verb string) {
+	// Publishing only fails on a closed connection; then the lease passes.
+	_ = d.pool.w.c.nc.Publish(d.msg.Reply, []byte(verb))
+}
+
+// begin notes that the handler starts and how it is stopped. It reports false
+// where the lease is lost already.
+func (d *delivery) begin(cancel context.CancelCauseFunc, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cancel, d.started = cancel, now
+	return !d.lost
+}
+
+// lose notes that the lease has passed and stops the handler.
+func (d *delivery) lose() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lost = true
+	if d.cancel != nil {
+		d.cancel(errLeaseLost)
+	}
+}
+
+func (d *delivery) isLost() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lost
+}
+
+// claim is the record and the revision that this run's outcome replaces.
+func (d *delivery) claim() (*Record, uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.record, d.revision
+}
+
+func (d *delivery) setClaim(r *Record, revision uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.record, d.revision = r, revision
+}
+
+func (d *delivery) startedAt() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.started
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

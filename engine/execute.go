@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"pelton/engine/wire"
+)
+
+// Info is what a handler may know of the task it runs.
+type Info struct {
+	ID       string
+	Run      int
+	Queue    string
+	Task     string
+	Attempt  int
+	Fence    uint64    // revision of the record this run claimed; 0 for a plain first delivery
+	Deadline time.Time // of this attempt
+	Origin   string
+	Parent   string
+	Root     string
+	Header   wire.Header // as published, without the broker's own
+}
+
+type infoKey struct{}
+
+// InfoFrom tells a handler about the task whose context it has.
+func InfoFrom(ctx context.Context) (Info, bool) {
+	info, ok := ctx.Value(infoKey{}).(Info)
+	return info, ok
+}
+
+// resultKind is how a run ended.
+type resultKind int
+
+const (
+	resultDone     resultKind = iota // succeeded
+	resultFailed                     // the attempt failed
+	resultExpired                    // its time has passed
+	resultPark                       // its time has not come
+	resultUnknown                    // no handler of its name
+	resultHandBack                   // it is to run elsewhere; nothing counts
+	resultNothing                    // settled already, or not ours any more
+)
+
+// result is what a run gave.
+type result struct {
+	kind      resultKind
+	body      []byte        // resultDone
+	failure   *wire.Failure // resultFailed
+	permanent bool          // no further attempt mends it
+	wait      time.Duration // before the next attempt, in place of the back-off
+	waitSet   bool
+	eta       time.Time // resultPark
+}
+
+var errGoexit = errors.New("handler ended its goroutine (runtime.Goexit)")
+
+// failed is the result of a run whose handler returned an error: the one place
+// that decides what kind of failure an error is.
+func failed(err error) result {
+	res := result{kind: resultFailed, failure: &wire.Failure{Type: wire.FailureError, Message: err.Error()}}
+	var permanent *permanentError
+	var retry *retryInError
+	var panicked *panicError
+	switch {
+	case isBadInput(err):
+		res.failure.Type, res.permanent = wire.FailureBadInput, true
+	case errors.As(err, &permanent):
+		res.permanent = true
+	case errors.As(err, &retry):
+		res.wait, res.waitSet = retry.wait, true
+	case errors.As(err, &panicked):
+		res.failure.Type, res.failure.Stack = wire.FailurePanic, panicked.stack
+	case errors.Is(err, errDeadline):
+		res.failure.Type = wire.FailureTimeout
+	}
+	return res
+}
+
+func poisoned(deaths int) result {
+	return result{kind: resultFailed, permanent: true, failure: &wire.Failure{
+		Type: wire.FailurePoison, Message: fmt.Sprintf("%d workers died while they ran it", deaths),
+	}}
+}
+
+// process runs one delivery that has a slot.
+func (w *Worker) process(working context.Context, d *delivery) result {
+	if d.bad != nil {
+		return failed(badInput(d.bad))
+	}
+	if working.Err() != nil {
+		return result{kind: resultHandBack}
+	}
+	if r, _ := d.claim(); r == nil && !d.plain() && !w.prepare(working, d) {
+		return result{kind: resultNothing}
+	}
+	if !d.meta.Expires.IsZero() && time.Now().After(d.meta.Expires) {
+		return result{kind: resultExpired}
+	}
+	if d.addr.Task == wire.TaskDead {
+		return deadOnArrival(d)
+	}
+	h, known := w.handlers[d.addr.Task]
+	if !known {
+		return result{kind: resultUnknown}
+	}
+	return w.execute(working, d, h)
+}
+
+// execute runs the handler under its deadline.
+func (w *Worker) execute(working context.Context, d *delivery, h handler) result {
+	if d.meta.JSON() {
+		if err := w.c.limits.CheckJSON(d.msg.Data); err != nil {
+			return failed(badInput(err))
+		}
+	} else if err := w.c.limits.CheckSize(d.msg.Data); err != nil {
+		return failed(badInput(err))
+	}
+	timeout := d.meta.Timeout
+	orDuration(&timeout, w.cfg.Timeout)
+	ctx, cancel := context.WithCancelCause(working)
+	defer cancel(nil)
+	ctx, stop := context.WithTimeoutCause(ctx, timeout, errDeadline)
+	defer stop()
+	if !d.begin(cancel, time.Now()) {
+		return result{kind: resultNothing}
+	}
+	info := w.info(ctx, d)
+	body, err := call(context.WithValue(ctx, infoKey{}, info), h, &Message{Body: d.msg.Data, Info: info})
+	if err == nil {
+		return w.checkResult(body)
+	}
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errLeaseLost):
+		return result{kind: resultNothing}
+	case errors.Is(cause, errShutdown):
+		return result{kind: resultHandBack}
+	case errors.Is(cause, errDeadline) && errors.Is(err, context.DeadlineExceeded):
+		return failed(fmt.Errorf("%w (%s)", errDeadline, timeout))
+	}
+	return failed(err)
+}
+
+func (w *Worker) info(ctx context.Context, d *delivery) Info {
+	_, fence := d.claim()
+	deadline, _ := ctx.Deadline()
+	return Info{
+		ID: d.id, Run: d.meta.Run, Queue: d.queue(), Task: d.addr.Task, Attempt: d.meta.Attempt, Fence: fence, Deadline: deadline,
+		Origin: d.meta.Origin, Parent: d.meta.Parent, Root: d.meta.Root, Header: wire.Header(d.msg.Header).Own(),
+	}
+}
+
+// checkResult refuses a result that no record can hold.
+func (w *Worker) checkResult(body []byte) result {
+	if len(body) == 0 {
+		return result{kind: resultDone, body: []byte("null")}
+	}
+	err := w.c.limits.CheckJSON(body)
+	if err == nil {
+		return result{kind: resultDone, body: body}
+	}
+	res := failed(Permanent(fmt.Errorf("result: %w", err)))
+	if w.c.limits.CheckSize(body) != nil {
+		res.failure.Type = wire.FailureTooLarge
+	}
+	return res
+}
+
+// panicError is a handler's panic as an error.
+type panicError struct {
+	value any
+	stack string
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// stackLimit bounds the stack in a record, in bytes.
+const stackLimit = 8 << 10
+
+// call runs a handler and makes an error of its panic.
+func call(ctx context.Context, h handler, m *Message) (body []byte, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			stack := debug.Stack()
+			body, err = nil, &panicError{v, string(stack[:min(len(stack), stackLimit)])}
+		}
+	}()
+	return h(ctx, m)
+}

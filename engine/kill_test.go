@@ -1,0 +1,249 @@
+//go:build e2e
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"pelton/engine/enginetest"
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+// killRun is what came of a run under kills.
+type killRun struct {
+	sent     map[string]bool // acknowledged to the sender
+	terminal map[string]int  // terminal records written, by id
+	kills    int
+	left     uint64 // messages in either lane at the end
+}
+
+func (r killRun) lost() (n int) {
+	for id := range r.sent {
+		if r.terminal[id] == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// TestKilledWorkersLoseNothing kills workers at random moments: every task
+// that was acknowledged to its sender has exactly one terminal record, and
+// nothing is left in the queue.
+func TestKilledWorkersLoseNothing(t *testing.T) {
+	r := runUnderKills(t, 2000, 20, false)
+	t.Logf("%d tasks, %d kills, %d records", len(r.sent), r.kills, len(r.terminal))
+	if lost := r.lost(); lost > 0 || r.left > 0 {
+		t.Errorf("%d tasks lost, %d messages left", lost, r.left)
+	}
+	for id, n := range r.terminal {
+		if n != 1 {
+			t.Errorf("task %s has %d terminal records", id, n)
+		}
+	}
+	if r.kills < 20 {
+		t.Errorf("only %d kills", r.kills)
+	}
+}
+
+// TestAckBeforeTheRecordLoses is the control: workers that acknowledge a task
+// before its outcome is recorded must lose some, or the test above is blind.
+func TestAckBeforeTheRecordLoses(t *testing.T) {
+	r := runUnderKills(t, 2000, 20, true)
+	t.Logf("%d tasks, %d kills, %d lost", len(r.sent), r.kills, r.lost())
+	if r.lost() == 0 {
+		t.Error("nothing lost: this test cannot see a loss")
+	}
+}
+
+func runUnderKills(t *testing.T, tasks, kills int, ackFirst bool) killRun {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	broker := enginetest.Start(t)
+	broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue, AckWait: 2 * time.Second}}})
+	c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	run := killRun{sent: map[string]bool{}, terminal: map[string]int{}}
+	records := watchTerminal(t, c, run.terminal)
+
+	sending, sent := sendAll(ctx, t, c, tasks, run.sent)
+	workers := startWorkers(t, broker.URL(), 3, ackFirst)
+	for run.kills < kills {
+		select {
+		case <-ctx.Done():
+			t.Fatal(ctx.Err())
+		case <-time.After(time.Duration(50+random.IntN(250)) * time.Millisecond):
+		}
+		workers.kill(random.IntN(3))
+		run.kills++
+	}
+	<-sending
+	t.Logf("sent %d", sent.Load())
+	run.left = awaitDrained(ctx, t, c)
+	workers.stop()
+	records()
+	return run
+}
+
+// watchTerminal counts terminal records as the broker repeats them. The
+// function returned ends the count; the map is whole then.
+func watchTerminal(t *testing.T, c *Client, terminal map[string]int) (stop func()) {
+	t.Helper()
+	var mu sync.Mutex
+	sub, err := c.nc.Subscribe(c.ns.DoneSubject(DefaultQueue, ">"), func(m *nats.Msg) {
+		id := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+		if r, err := wire.DecodeRecord(id, m.Data); err == nil && r.State.Terminal() {
+			mu.Lock()
+			terminal[id]++
+			mu.Unlock()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := c.nc.Flush(); err != nil {
+			t.Error(err)
+		}
+		drained := make(chan struct{})
+		sub.SetClosedHandler(func(string) { close(drained) })
+		if err := sub.Drain(); err != nil {
+			t.Error(err)
+		}
+		<-drained
+	}
+}
+
+// sendAll sends from eight callers at a pace that outlasts the kills.
+func sendAll(ctx context.Context, t *testing.T, c *Client, tasks int, acked map[string]bool) (done <-chan struct{}, n *atomic.Int64) {
+	t.Helper()
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	n = &atomic.Int64{}
+	const callers = 8
+	for caller := range callers {
+		group.Go(func() {
+			for i := caller; i < tasks; i += callers {
+				var opts []SendOption
+				if i%4 == 0 {
+					opts = append(opts, WithID(fmt.Sprintf("job-%d", i)))
+				}
+				r, err := c.SendRaw(ctx, DefaultQueue, "toil", fmt.Appendf(nil, "%d", i), opts...)
+				if err != nil {
+					t.Errorf("send %d: %v", i, err)
+					return
+				}
+				mu.Lock()
+				acked[r.ID()] = true
+				mu.Unlock()
+				n.Add(1)
+				<-time.After(10 * time.Millisecond) // the pace
+			}
+		})
+	}
+	finished := make(chan struct{})
+	go func() { group.Wait(); close(finished) }()
+	return finished, n
+}
+
+// awaitDrained waits until both lanes are empty and returns what is left when
+// ctx ends first.
+func awaitDrained(ctx context.Context, t *testing.T, c *Client) uint64 {
+	t.Helper()
+	lane := wire.PlainLane(DefaultQueue)
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		var left uint64
+		for _, name := range []string{c.ns.TaskStream(lane), c.ns.LaterStream(lane)} {
+			stream, err := c.js.Stream(context.WithoutCancel(ctx), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left += stream.CachedInfo().State.Msgs
+		}
+		if left == 0 || ctx.Err() != nil {
+			return left
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// workers are worker processes, each made again when it is killed.
+type workers struct {
+	t        *testing.T
+	env      []string
+	children []*exec.Cmd
+}
+
+func startWorkers(t *testing.T, url string, n int, ackFirst bool) *workers {
+	t.Helper()
+	w := &workers{t: t, env: append(os.Environ(), "PELTON_TEST_WORKER="+url), children: make([]*exec.Cmd, n)}
+	if ackFirst {
+		w.env = append(w.env, "PELTON_TEST_ACK_FIRST=1")
+	}
+	for i := range w.children {
+		w.start(i)
+	}
+	t.Cleanup(func() {
+		for _, child := range w.children {
+			_ = child.Process.Kill()
+			_ = child.Wait()
+		}
+	})
+	return w
+}
+
+func (w *workers) start(i int) {
+	w.t.Helper()
+	child := exec.CommandContext(context.Background(), os.Args[0])
+	child.Env, child.Stderr = w.env, os.Stderr
+	if err := child.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.children[i] = child
+}
+
+func (w *workers) kill(i int) {
+	w.t.Helper()
+	if err := w.children[i].Process.Kill(); err != nil {
+		w.t.Fatal(err)
+	}
+	_ = w.children[i].Wait()
+	w.start(i)
+}
+
+// stop ends the workers as an operator does; they must end cleanly.
+func (w *workers) stop() {
+	w.t.Helper()
+	for _, child := range w.children {
+		if err := child.Process.Signal(syscall.SIGTERM); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for _, child := range w.children {
+		if err := child.Wait(); err != nil {
+			w.t.Errorf("worker after SIGTERM: %v", err)
+		}
+	}
+}

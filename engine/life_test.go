@@ -1,0 +1,522 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"pelton/engine"
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+func one(slots int) []engine.Queue { return []engine.Queue{{Name: "default", Slots: slots}} }
+
+// acks is what a lane's consumer says of itself.
+func (s *system) acks(stream, durable string) (pending, held int) {
+	s.t.Helper()
+	consumer, err := s.client.JetStream().Consumer(s.ctx(), stream, durable)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	info := consumer.CachedInfo()
+	return int(info.NumPending), info.NumAckPending
+}
+
+// until asks again until it holds; the context of the test bounds it.
+func (s *system) until(what string, holds func() bool) {
+	s.t.Helper()
+	ctx := s.ctx()
+	for tick := time.NewTicker(10 * time.Millisecond); !holds(); {
+		select {
+		case <-ctx.Done():
+			s.t.Fatalf("never: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func TestWorkerHoldsOnlyWhatItsSlotsUse(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(4)})
+	release, running := make(chan struct{}), make(chan struct{}, 100)
+	engine.HandleRaw(w, "block", func(ctx context.Context, _ *engine.Message) ([]byte, error) {
+		running <- struct{}{}
+		<-release
+		return nil, nil
+	})
+	s.work(w)
+	for range 20 {
+		if _, err := s.client.SendRaw(s.ctx(), "default", "block", []byte(`1`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 4 {
+		<-running
+	}
+	if pending, held := s.acks("PELTON_TASKS_default", "workers"); pending != 16 || held != 4 {
+		t.Errorf("pending %d, held %d; want 16 and 4", pending, held)
+	}
+	close(release)
+	for range 16 {
+		<-running
+	}
+	s.empty("default")
+}
+
+func TestLongTaskIsDeliveredOnce(t *testing.T) {
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2)})
+	var runs atomic.Int32
+	long := engine.NewTask[int, int]("long")
+	engine.Handle(w, long, func(ctx context.Context, n int) (int, error) {
+		runs.Add(1)
+		select {
+		case <-time.After(3500 * time.Millisecond):
+			return n, nil
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	})
+	s.work(w)
+	r, err := long.Send(s.ctx(), s.client, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.until("the record says started", func() bool {
+		record, err := r.Record(s.ctx())
+		return err == nil && record.State == wire.StateStarted && record.Worker == w.Name()
+	})
+	if _, err := r.Wait(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if runs.Load() != 1 {
+		t.Errorf("ran %d times", runs.Load())
+	}
+	s.empty("default")
+}
+
+func TestUnknownTaskIsParkedThenBuried(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{UnknownTaskPark: 600 * time.Millisecond, UnknownTaskAfter: time.Second})
+	s.work(w)
+	r, err := s.client.SendRaw(s.ctx(), "default", "nobody", []byte(`{}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Wait(s.ctx())
+	var te *engine.TaskError
+	if !errors.As(err, &te) || te.Type != wire.FailureUnknownTask || te.Attempt != 1 {
+		t.Fatalf("wait: %v", err)
+	}
+	record, err := r.Record(s.ctx())
+	if err != nil || len(record.Attempts) != 1 || record.FinishedAt.Sub(record.QueuedAt) < time.Second {
+		t.Errorf("record %+v, %v", record, err)
+	}
+	s.empty("default")
+}
+
+func TestUnknownTaskWaitsForAWorkerThatKnowsIt(t *testing.T) {
+	s := newSystem(t)
+	stop := s.work(engine.NewWorker(s.client, engine.WorkerConfig{UnknownTaskPark: 600 * time.Millisecond}))
+	r, err := greet.Send(s.ctx(), s.client, "you")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.until("parked", func() bool {
+		record, err := r.Record(s.ctx())
+		return err == nil && record.State == wire.StateScheduled && record.Error.Type == wire.FailureUnknownTask
+	})
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	engine.Handle(w, greet, func(_ context.Context, name string) (string, error) { return "hi " + name, nil })
+	s.work(w)
+	if got, err := r.Wait(s.ctx()); err != nil || got != "hi you" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	record, err := r.Record(s.ctx())
+	if err != nil || record.Attempt != 1 {
+		t.Errorf("parking used an attempt: %+v, %v", record, err)
+	}
+}
+
+func TestAttemptRunsOutOfTime(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	slow := engine.NewTask[int, int]("slow", engine.WithTimeout(50*time.Millisecond), engine.WithMaxAttempts(1))
+	engine.Handle(w, slow, func(ctx context.Context, _ int) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+	s.work(w)
+	r, err := slow.Send(s.ctx(), s.client, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Wait(s.ctx())
+	var te *engine.TaskError
+	if !errors.As(err, &te) || te.Type != wire.FailureTimeout {
+		t.Fatalf("wait: %v", err)
+	}
+}
+
+func TestShutdownFinishesWhatRunsAndHandsBackTheRest(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Grace: 20 * time.Second})
+	release, running := make(chan struct{}), make(chan struct{}, 10)
+	block := func(ctx context.Context, _ *engine.Message) ([]byte, error) {
+		running <- struct{}{}
+		<-release
+		return nil, ctx.Err()
+	}
+	engine.HandleRaw(w, "block", block)
+	stop := s.work(w)
+	first, err := s.client.SendRaw(s.ctx(), "default", "block", []byte(`1`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-running
+	second, err := s.client.SendRaw(s.ctx(), "default", "block", []byte(`2`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { close(release) })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if record, err := first.Record(s.ctx()); err != nil || record.State != wire.StateSucceeded {
+		t.Errorf("the running task: %+v, %v", record, err)
+	}
+	again := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+	engine.HandleRaw(again, "block", block)
+	s.work(again)
+	began := time.Now()
+	if _, err := second.Wait(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if hole := time.Since(began); hole > 10*time.Second {
+		t.Errorf("the task that had not started waited %s", hole)
+	}
+	s.empty("default")
+}
+
+func TestCancelledAtShutdownCountsNothing(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Grace: 1500 * time.Millisecond})
+	running := make(chan struct{}, 10)
+	engine.HandleRaw(w, "stubborn", func(ctx context.Context, _ *engine.Message) ([]byte, error) {
+		running <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	stop := s.work(w)
+	r, err := s.client.SendRaw(s.ctx(), "default", "stubborn", []byte(`1`), engine.WithMaxAttempts(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-running
+	s.until("started stands in the record", func() bool {
+		record, err := r.Record(s.ctx())
+		return err == nil && record.State == wire.StateStarted
+	})
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if record, err := r.Record(s.ctx()); err != nil || record.State != wire.StateQueued {
+		t.Fatalf("record after the hand-back: %+v, %v", record, err)
+	}
+	again := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+	engine.HandleRaw(again, "stubborn", func(ctx context.Context, m *engine.Message) ([]byte, error) {
+		return fmt.Appendf(nil, "%d", m.Info.Attempt), nil
+	})
+	s.work(again)
+	got, err := r.Wait(s.ctx())
+	if err != nil || string(got) != "1" {
+		t.Fatalf("%s, %v", got, err)
+	}
+	if record, err := r.Record(s.ctx()); err != nil || record.Deaths != 0 || len(record.Attempts) != 0 {
+		t.Errorf("the hand-back counted: %+v, %v", record, err)
+	}
+}
+
+func TestExplicitID(t *testing.T) {
+	s := newSystem(t)
+	first, err := greet.Send(s.ctx(), s.client, "a", engine.WithID("job-77"))
+	if err != nil || first.ID() != "job-77" {
+		t.Fatalf("%v, %v", first, err)
+	}
+	if _, err := greet.Send(s.ctx(), s.client, "b", engine.WithID("job-77")); !errors.Is(err, engine.ErrExists) || !strings.Contains(err.Error(), "job-77") {
+		t.Fatalf("second while the first waits: %v", err)
+	}
+	if _, err := greet.Send(s.ctx(), s.client, "b", engine.WithID("default-7")); !errors.Is(err, engine.ErrInvalidName) {
+		t.Fatalf("an id that looks free: %v", err)
+	}
+	var runs atomic.Int32
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	engine.Handle(w, greet, func(_ context.Context, name string) (string, error) { runs.Add(1); return name, nil })
+	s.work(w)
+	if got, err := first.Wait(s.ctx()); err != nil || got != "a" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	s.empty("default")
+	if _, err := greet.Send(s.ctx(), s.client, "b", engine.WithID("job-77")); err != nil {
+		t.Fatalf("a copy after the end is taken, then dropped: %v", err)
+	}
+	s.empty("default")
+	if record, err := first.Record(s.ctx()); err != nil || string(record.Result) != `"a"` || runs.Load() != 1 {
+		t.Errorf("%d runs, %+v, %v", runs.Load(), record, err)
+	}
+}
+
+func TestPoisonIsBuried(t *testing.T) {
+	s := newSystem(t)
+	kv, err := s.client.JetStream().KeyValue(s.ctx(), "PELTON_RESULTS_default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Create(s.ctx(), "killer", []byte(`{"id":"killer","run":1,"task":"greet","queue":"default","state":"started","attempt":1,"deaths":2,"worker":"gone"}`)); err != nil {
+		t.Fatal(err)
+	}
+	w := engine.NewWorker(s.client, engine.WorkerConfig{MaxDeaths: 3})
+	var runs atomic.Int32
+	engine.Handle(w, greet, func(context.Context, string) (string, error) { runs.Add(1); return "", nil })
+	s.work(w)
+	r, err := greet.Send(s.ctx(), s.client, "x", engine.WithID("killer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Wait(s.ctx())
+	var te *engine.TaskError
+	if !errors.As(err, &te) || te.Type != wire.FailurePoison || runs.Load() != 0 {
+		t.Fatalf("%v after %d runs", err, runs.Load())
+	}
+}
+
+func TestStrangeMessagesAreBuriedAndTheRestGoesOn(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2)})
+	engine.Handle(w, greet, func(_ context.Context, name string) (string, error) { return name, nil })
+	s.work(w)
+	publish := func(subject, body string, header ...string) string {
+		m := nats.NewMsg(subject)
+		m.Data = []byte(body)
+		for i := 0; i < len(header); i += 2 {
+			m.Header.Set(header[i], header[i+1])
+		}
+		ack, err := s.client.JetStream().PublishMsg(s.ctx(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("default-%d", ack.Sequence)
+	}
+	for _, tc := range []struct{ name, id, want string }{
+		{"not JSON", publish("pelton.task.default.greet", "{"), "not JSON"},
+		{"empty", publish("pelton.task.default.greet", ""), "empty"},
+		{"wrong type", publish("pelton.task.default.greet", "5"), "cannot unmarshal number"},
+		{"deep", publish("pelton.task.default.greet", strings.Repeat("[", 100_000)), "levels deep"},
+		{"large", publish("pelton.task.default.greet", `"`+strings.Repeat("x", 600<<10)+`"`), "at most 524288 bytes"},
+		{"task *", publish("pelton.task.default.*", `"x"`), `task "*"`},
+		{"five tokens", publish("pelton.task.default.greet.a.b", `"x"`), `id "a.b"`},
+		{"attempt -1", publish("pelton.task.default.greet", `"x"`, "Pelton-Attempt", "-1"), `Pelton-Attempt "-1"`},
+		{"run from the future", publish("pelton.task.default.greet", `"x"`, "pelton-run", "1e9"), `Pelton-Run "1e9"`},
+		{"delay of a century", publish("pelton.task.default.greet", `"x"`, "Pelton-Delay", "876000h"), "Pelton-Delay"},
+		{"60 KiB of headers", publish("pelton.task.default.greet", `"x"`, "X-Much", strings.Repeat("x", 60<<10)), "headers"},
+		{"forged origin", publish("pelton.task.default.greet", `"x"`, "Pelton-Origin", "nonsense"), "Pelton-Origin"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := s.client.Result("default", tc.id).Wait(s.ctx())
+			var te *engine.TaskError
+			if !errors.As(err, &te) || te.Type != wire.FailureBadInput || !strings.Contains(te.Message, tc.want) {
+				t.Fatalf("wait: %v", err)
+			}
+		})
+	}
+	r, err := greet.Send(s.ctx(), s.client, "fine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Wait(s.ctx()); err != nil || got != "fine" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	s.empty("default")
+}
+
+func TestRefusedByTheClient(t *testing.T) {
+	s := newSystem(t, topology.Queue{Name: "default"}, topology.Queue{Name: "small", MaxPending: 2})
+	for _, tc := range []struct {
+		name string
+		send func() error
+		want error
+		text string
+	}{
+		{"queue", func() error { _, err := greet.Send(s.ctx(), s.client, "", engine.WithQueue("Email")); return err }, engine.ErrInvalidName, `queue "Email": must match [a-z0-9][a-z0-9-]{0,63}`},
+		{"task", func() error { _, err := s.client.SendRaw(s.ctx(), "default", "a.b", []byte(`1`)); return err }, engine.ErrInvalidName, `task "a.b"`},
+		{"newline", func() error { _, err := s.client.SendRaw(s.ctx(), "default", "a\nb", []byte(`1`)); return err }, engine.ErrInvalidName, `task "a\nb"`},
+		{"reserved task", func() error { _, err := s.client.SendRaw(s.ctx(), "default", "pelton-dead", []byte(`1`)); return err }, engine.ErrInvalidName, "pelton-"},
+		{"id", func() error { _, err := greet.Send(s.ctx(), s.client, "", engine.WithID("a b")); return err }, engine.ErrInvalidName, `id "a b"`},
+		{"header", func() error {
+			_, err := greet.Send(s.ctx(), s.client, "", engine.WithHeader("Nats-Rollup", "all"))
+			return err
+		}, engine.ErrInvalidName, "Nats-Rollup"},
+		{"body", func() error { _, err := s.client.SendRaw(s.ctx(), "default", "a", []byte(`{`)); return err }, nil, "not JSON"},
+		{"large body", func() error { _, err := greet.Send(s.ctx(), s.client, strings.Repeat("x", 600<<10)); return err }, engine.ErrTooLarge, "524288"},
+		{"no queue", func() error { _, err := greet.Send(s.ctx(), s.client, "", engine.WithQueue("nosuch")); return err }, engine.ErrNoQueue, `"nosuch"`},
+		{"full queue", func() error {
+			for {
+				if _, err := greet.Send(s.ctx(), s.client, "", engine.WithQueue("small")); err != nil {
+					return err
+				}
+			}
+		}, engine.ErrQueueFull, `"small"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := tc.send()
+			if err == nil || tc.want != nil && !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestBrokerRestarts(t *testing.T) {
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: 2 * time.Second})
+	w := engine.NewWorker(s.connect(), engine.WorkerConfig{Queues: one(4)})
+	engine.Handle(w, greet, func(_ context.Context, name string) (string, error) { return name, nil })
+	s.work(w)
+	var wait sync.WaitGroup
+	for i := range 8 {
+		wait.Go(func() {
+			for j := range 25 {
+				in := fmt.Sprintf("%d-%d", i, j)
+				r, err := greet.Send(s.ctx(), s.client, in)
+				if err != nil {
+					t.Errorf("send: %v", err)
+					return
+				}
+				if got, err := r.Wait(s.ctx()); err != nil || got != in {
+					t.Errorf("wait for %s: %q, %v", r.ID(), got, err)
+				}
+			}
+		})
+	}
+	for range 3 {
+		s.until("something is done", func() bool {
+			r, err := s.client.JetStream().Stream(s.ctx(), "KV_PELTON_RESULTS_default")
+			return err == nil && r.CachedInfo().State.LastSeq > 10
+		})
+		if err := s.broker.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait.Wait()
+	s.empty("default")
+}
+
+func TestLeaseIsLostWithTheBroker(t *testing.T) {
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})
+	w := engine.NewWorker(s.connect(), engine.WorkerConfig{Queues: one(1)})
+	cause, running := make(chan error, 10), make(chan struct{}, 10)
+	var runs atomic.Int32
+	engine.HandleRaw(w, "held", func(ctx context.Context, _ *engine.Message) ([]byte, error) {
+		running <- struct{}{}
+		if runs.Add(1) == 1 {
+			<-ctx.Done()
+			cause <- context.Cause(ctx)
+			return []byte(`"from the run that lost its lease"`), nil
+		}
+		return []byte(`"ok"`), nil
+	})
+	s.work(w)
+	r, err := s.client.SendRaw(s.ctx(), "default", "held", []byte(`1`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-running
+	s.broker.Stop()
+	if err := <-cause; !strings.Contains(err.Error(), "lease lost") {
+		t.Errorf("cause %v", err)
+	}
+	if err := s.broker.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Wait(s.ctx()); err != nil || string(got) != `"ok"` {
+		t.Fatalf("%s, %v", got, err)
+	}
+	s.empty("default")
+}
+
+func TestConsumerDeletedAndMadeAgain(t *testing.T) {
+	for _, mode := range []engine.SetupMode{engine.SetupVerify, engine.SetupManage} {
+		t.Run(string(mode), func(t *testing.T) {
+			s := newSystem(t)
+			w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2), Setup: mode})
+			engine.Handle(w, greet, func(_ context.Context, name string) (string, error) { return name, nil })
+			s.work(w)
+			r, err := greet.Send(s.ctx(), s.client, "before")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Wait(s.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.client.JetStream().DeleteConsumer(s.ctx(), "PELTON_TASKS_default", "workers"); err != nil {
+				t.Fatal(err)
+			}
+			if r, err = greet.Send(s.ctx(), s.client, "after"); err != nil {
+				t.Fatal(err)
+			}
+			if mode == engine.SetupVerify {
+				s.broker.Setup("default")
+			}
+			if got, err := r.Wait(s.ctx()); err != nil || got != "after" {
+				t.Fatalf("%q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestUnknownIDIsNotFound(t *testing.T) {
+	s := newSystem(t)
+	for _, id := range []string{"default-9", "made-up", "other-3"} {
+		if _, err := s.client.Wait(s.ctx(), "default", id); !errors.Is(err, engine.ErrNotFound) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	r, err := greet.Send(s.ctx(), s.client, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if record, err := s.client.Lookup(s.ctx(), "default", r.ID()); err != nil || record.State != wire.StateQueued || record.Task != "greet" {
+		t.Errorf("waiting: %+v, %v", record, err)
+	}
+}
+
+func TestGoexitTakesNoSlot(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+	engine.HandleRaw(w, "exit", func(context.Context, *engine.Message) ([]byte, error) { runtime.Goexit(); return nil, nil })
+	engine.Handle(w, greet, func(_ context.Context, name string) (string, error) { return name, nil })
+	s.work(w)
+	r, err := s.client.SendRaw(s.ctx(), "default", "exit", []byte(`1`), engine.WithMaxAttempts(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var te *engine.TaskError
+	if _, err := r.Wait(s.ctx()); !errors.As(err, &te) || !strings.Contains(te.Message, "Goexit") {
+		t.Fatalf("wait: %v", err)
+	}
+	g, err := greet.Send(s.ctx(), s.client, "still here")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Wait(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+}

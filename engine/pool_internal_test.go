@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"pgregory.net/rapid"
+
+	"pelton/engine/wire"
+)
+
+// TestPullsCountWhatIsUnderWay plays random deliveries and endings against a
+// model that knows for which request each message came.
+func TestPullsCountWhatIsUnderWay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := &puller{inbox: "i."}
+		type request struct {
+			id   string
+			left int
+		}
+		var truth []request
+		next := 0
+		outstanding := func() (n int) {
+			for _, r := range truth {
+				n += r.left
+			}
+			return n
+		}
+		now := time.Now()
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			switch rapid.SampledFrom([]string{"ask", "deliver", "end"}).Draw(t, "step") {
+			case "ask":
+				next++
+				r := request{string(rune('a' + next)), rapid.IntRange(1, 9).Draw(t, "batch")}
+				truth = append(truth, r)
+				p.pulls = append(p.pulls, pull{r.id, r.left, now.Add(time.Hour)})
+			case "deliver":
+				if len(truth) == 0 {
+					continue
+				}
+				i := rapid.IntRange(0, len(truth)-1).Draw(t, "which")
+				p.delivered(now)
+				if truth[i].left--; truth[i].left == 0 {
+					truth = append(truth[:i], truth[i+1:]...)
+				}
+			case "end":
+				if len(truth) == 0 {
+					continue
+				}
+				i := rapid.IntRange(0, len(truth)-1).Draw(t, "which")
+				p.ended(truth[i].id, truth[i].left)
+				truth = append(truth[:i], truth[i+1:]...)
+			}
+			if got := p.outstanding(); got != outstanding() {
+				t.Fatalf("outstanding %d, want %d", got, outstanding())
+			}
+		}
+	})
+}
+
+func TestBackoffStaysWithinItsBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := wire.Backoff{Min: time.Duration(rapid.Int64Range(1, int64(time.Hour)).Draw(t, "min"))}
+		b.Max = b.Min + time.Duration(rapid.Int64Range(0, int64(wire.MaxDuration-b.Min)).Draw(t, "more"))
+		attempt := rapid.IntRange(1, wire.MaxAttempts).Draw(t, "attempt")
+		most := backoff(b, attempt, func() float64 { return 1 })
+		if most < b.Min || most > b.Max {
+			t.Fatalf("bound %s outside of %s", most, b)
+		}
+		if later := backoff(b, attempt+1, func() float64 { return 1 }); later < most {
+			t.Fatalf("bound shrinks from %s to %s", most, later)
+		}
+		if got := backoff(b, attempt, rand.Float64); got < 0 || got > most {
+			t.Fatalf("%s outside of 0..%s", got, most)
+		}
+	})
+}
+
+func TestBackoffDoubles(t *testing.T) {
+	b := wire.Backoff{Min: time.Second, Max: 10 * time.Second}
+	for attempt, want := range map[int]string{1: "1s", 2: "2s", 3: "4s", 4: "8s", 5: "10s", 6: "10s", 1000: "10s"} {
+		if got := backoff(b, attempt, func() float64 { return 1 }); got.String() != want {
+			t.Errorf("attempt %d: %s, want %s", attempt, got, want)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	record := func(state wire.State, run, attempt int, sequence uint64) *Record {
+		return &Record{State: state, Run: run, Attempt: attempt, Sequence: sequence}
+	}
+	plain := &delivery{sequence: 7, meta: wire.Meta{Run: 2, Attempt: 2}}
+	due := &delivery{sequence: 7, due: true, meta: wire.Meta{Run: 2, Attempt: 2}}
+	for _, tc := range []struct {
+		name string
+		d    *delivery
+		r    *Record
+		want verdict
+	}{
+		{"no record", plain, nil, verdictRun},
+		{"older run, even finished", plain, record(wire.StateSucceeded, 1, 9, 3), verdictRun},
+		{"newer run", plain, record(wire.StateQueued, 3, 1, 0), verdictDone},
+		{"finished", plain, record(wire.StateSucceeded, 2, 2, 7), verdictDone},
+		{"failed for good", due, record(wire.StateFailed, 2, 2, 0), verdictDone},
+		{"redelivered while started", plain, record(wire.StateStarted, 2, 2, 7), verdictRun},
+		{"copy while the first is started", plain, record(wire.StateStarted, 2, 2, 3), verdictDone},
+		{"copy while the first is parked", plain, record(wire.StateRetrying, 2, 3, 3), verdictDone},
+		{"handed back", plain, record(wire.StateQueued, 2, 2, 3), verdictRun},
+		{"retry parked, ack lost", plain, record(wire.StateRetrying, 2, 3, 7), verdictParked},
+		{"delay parked, ack lost", plain, record(wire.StateScheduled, 2, 2, 7), verdictParked},
+		{"due again after the next was parked", due, record(wire.StateRetrying, 2, 3, 7), verdictParked},
+		{"its own time", due, record(wire.StateRetrying, 2, 2, 7), verdictRun},
+		{"started by a worker that died", due, record(wire.StateStarted, 2, 2, 7), verdictRun},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := judge(tc.r, tc.d); got != tc.want {
+				t.Errorf("verdict %d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestRefusal(t *testing.T) {
+	began := time.Now().UTC()
+	own := &Record{Run: 1, Attempt: 2, State: wire.StateSucceeded, Worker: "me", StartedAt: began, FinishedAt: began.Add(time.Second)}
+	with := func(change func(*Record)) *Record { r := *own; change(&r); return &r }
+	for _, tc := range []struct {
+		name     string
+		revision uint64
+		r        *Record
+		want     refusal
+	}{
+		{"deleted", 4, nil, refusalAgain},
+		{"the answer was lost", 0, with(func(*Record) {}), refusalOwn},
+		{"a higher run", 4, with(func(r *Record) { r.Run, r.State = 2, wire.StateQueued }), refusalStands},
+		{"another's outcome", 4, with(func(r *Record) { r.Worker = "other" }), refusalStands},
+		{"revoked meanwhile", 4, with(func(r *Record) { r.State = wire.StateRevoked }), refusalStands},
+		{"own mark", 0, with(func(r *Record) { r.State = wire.StateStarted }), refusalAgain},
+		{"claimed by a later delivery", 4, with(func(r *Record) { r.State, r.Worker = wire.StateStarted, "other" }), refusalNotOurs},
+		{"claimed by a later delivery of this worker", 4, with(func(r *Record) { r.State, r.StartedAt = wire.StateStarted, began.Add(time.Minute) }), refusalNotOurs},
+		{"nobody claimed, queued before", 0, with(func(r *Record) { r.State, r.Worker = wire.StateQueued, "" }), refusalAgain},
+		{"claimed, then handed on", 4, with(func(r *Record) { r.State, r.Worker = wire.StateQueued, "other" }), refusalNotOurs},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := &delivery{started: began, meta: wire.Meta{Run: 1, Attempt: 2}}
+			x := &settlement{d: d, record: own, revision: tc.revision}
+			if got := (&settler{}).refusal(x, tc.r); got != tc.want {
+				t.Errorf("refusal %d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestClassify(t *testing.T) {
+	if got := classify(nil); got != outcomeStored {
+		t.Errorf("nil: %d", got)
+	}
+	for err, want := range map[error]outcome{
+		nats.ErrTimeout:      outcomeUnknown,
+		nats.ErrNoResponders: outcomeAbsent,
+		nats.ErrMaxPayload:   outcomeInvalid,
+		nats.ErrDisconnected: outcomeUnknown,
+	} {
+		if got := classify(err); got != want {
+			t.Errorf("%v: %d, want %d", err, got, want)
+		}
+	}
+}

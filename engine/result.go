@@ -1,0 +1,245 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"pelton/engine/wire"
+)
+
+// Result is a task that was sent: its id, and its outcome once it has one. It
+// holds no resources and is safe for concurrent use.
+type Result[Out any] struct {
+	c     *Client
+	queue string
+	id    string
+}
+
+// ID is the task's id, unique within its queue.
+func (r *Result[Out]) ID() string { return r.id }
+
+// Queue is the task's queue.
+func (r *Result[Out]) Queue() string { return r.queue }
+
+// Record reads the task's record; see [Client.Record].
+func (r *Result[Out]) Record(ctx context.Context) (*Record, error) {
+	return r.c.Record(ctx, r.queue, r.id)
+}
+
+// Wait returns the task's result as soon as it has one. It is told by the
+// broker and does not poll. A task that ended otherwise is a [*TaskError],
+// [ErrRevoked] or [ErrExpired]; an id that nobody has seen is [ErrNotFound].
+// When ctx ends first its error is returned and the task goes on.
+func (r *Result[Out]) Wait(ctx context.Context) (Out, error) {
+	var out Out
+	record, err := r.c.Wait(ctx, r.queue, r.id)
+	if err != nil {
+		return out, err
+	}
+	if err := outcomeError(record); err != nil {
+		return out, err
+	}
+	if len(record.Result) == 0 {
+		return out, nil
+	}
+	if err := json.Unmarshal(record.Result, &out); err != nil {
+		return out, fmt.Errorf("result of %s: %w", r.id, err)
+	}
+	return out, nil
+}
+
+// outcomeError is how a terminal record that is no success ends a wait.
+func outcomeError(r *Record) error {
+	switch r.State {
+	case wire.StateSucceeded:
+		return nil
+	case wire.StateRevoked:
+		return fmt.Errorf("task %s: %w", r.ID, ErrRevoked)
+	case wire.StateExpired:
+		return fmt.Errorf("task %s: %w", r.ID, ErrExpired)
+	default:
+	}
+	e := &TaskError{ID: r.ID, Attempt: r.Attempt, Type: wire.FailureError}
+	if r.Error != nil {
+		e.Type, e.Message, e.Stack = r.Error.Type, r.Error.Message, r.Error.Stack
+	}
+	return e
+}
+
+// Wait returns the terminal record of a task as soon as there is one. The error
+// is [ErrNotFound] for an id that nobody has seen, and ctx's own when that ends
+// first.
+func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
+	if err := checkRef(queue, id); err != nil {
+		return nil, err
+	}
+	// Listen first, then read: what changes in between is heard.
+	sub, err := c.nc.SubscribeSync(c.ns.DoneSubject(queue, id))
+	if err != nil {
+		return nil, requestError("wait for "+id, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	// What changed while the connection was gone was not heard: read again.
+	reconnected := c.nc.StatusChanged(nats.CONNECTED)
+	defer c.nc.RemoveStatusListener(reconnected)
+	for {
+		r, err := c.Lookup(ctx, queue, id)
+		if err == nil && r.State.Terminal() {
+			return r, nil
+		}
+		if err != nil && (!errors.Is(err, ErrUnreachable) || ctx.Err() != nil) {
+			return nil, err
+		}
+		var again <-chan time.Time
+		if err != nil {
+			again = time.After(time.Second) // the read failed: it is owed
+		}
+		if r, err := c.heard(ctx, sub, id, reconnected, again); r != nil || err != nil {
+			return r, err
+		}
+	}
+}
+
+// heard waits for a terminal record on the subscription. It returns nothing
+// when the connection came back or again fires, so that the caller reads again.
+func (c *Client) heard(ctx context.Context, sub *nats.Subscription, id string, reconnected <-chan nats.Status, again <-chan time.Time) (*Record, error) {
+	listening, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		select {
+		case <-reconnected:
+			stop()
+		case <-again:
+			stop()
+		case <-listening.Done():
+		}
+	}()
+	for {
+		m, err := sub.NextMsgWithContext(listening)
+		switch {
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("wait for %s: %w", id, context.Cause(ctx))
+		case listening.Err() != nil:
+			return nil, nil
+		case err != nil:
+			return nil, fmt.Errorf("wait for %s: %w: %w", id, ErrClosed, err)
+		}
+		if r, err := wire.DecodeRecord(id, m.Data); err == nil && r.State.Terminal() {
+			return r, nil
+		}
+	}
+}
+
+// Lookup is what is known of a task wherever it is: its record, or, for one
+// that waits for its first run, a record made from its message. The error is
+// [ErrNotFound] only after the leaders were asked, so it is never said of a
+// task that was acknowledged to the caller.
+func (c *Client) Lookup(ctx context.Context, queue, id string) (*Record, error) {
+	if err := checkRef(queue, id); err != nil {
+		return nil, err
+	}
+	if r, _, err := c.readRecord(ctx, queue, id); r != nil || err != nil {
+		return r, err
+	}
+	if r, err := c.lookupWaiting(ctx, queue, id); r != nil || err != nil {
+		return r, err
+	}
+	// It may have been settled between the two reads, or the first one was
+	// answered by a replica that lags.
+	m, err := c.leaderLast(ctx, c.ns.ResultsStream(queue), c.ns.RecordSubject(queue, id))
+	if err != nil {
+		return nil, err
+	}
+	if m != nil && m.header.Value(headerKVOperation) == "" {
+		if r, err := wire.DecodeRecord(id, m.data); err == nil {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("task %s in queue %s: %w", id, queue, ErrNotFound)
+}
+
+// lookupWaiting finds the message of a task that has no record yet.
+func (c *Client) lookupWaiting(ctx context.Context, queue, id string) (*Record, error) {
+	lane, sequence, free := wire.ParseFreeID(id)
+	if !free || lane.Queue != queue {
+		lane = wire.PlainLane(queue)
+	}
+	if free && lane.Queue == queue {
+		m, err := c.leaderSequence(ctx, c.ns.TaskStream(lane), sequence)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			return c.waiting(m, queue, id, wire.StateQueued), nil
+		}
+	}
+	places := []struct {
+		stream, subject string
+		state           wire.State
+	}{
+		{c.ns.TaskStream(lane), c.ns.TaskSubject(wire.Address{Lane: lane, Task: "*", ID: id}), wire.StateQueued},
+		{c.ns.LaterStream(lane), c.ns.LaterSubject(lane, id), wire.StateScheduled},
+		{c.ns.LaterStream(lane), c.ns.DueSubject(wire.Address{Lane: lane, Task: "*", ID: id}), wire.StateScheduled},
+	}
+	for _, place := range places {
+		m, err := c.leaderLast(ctx, place.stream, place.subject)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			return c.waiting(m, queue, id, place.state), nil
+		}
+	}
+	return nil, nil
+}
+
+// waiting makes a record from a message. A message of another id (of a ledger,
+// say, whose sequence looks like a free id) gives none.
+func (c *Client) waiting(m *stored, queue, id string, state wire.State) *Record {
+	meta, err := wire.ParseMeta(m.header, m.time)
+	if err != nil {
+		meta = wire.Meta{Run: 1, Attempt: 1}
+	}
+	a, err := c.ns.ParseTask(m.subject)
+	if err != nil {
+		if a, err = c.ns.ParseTask(m.header.Value(headerScheduleTarget)); err != nil {
+			a, err = c.ns.ParseDue(firstOf(m.header.Value(headerScheduleTarget), m.subject))
+		}
+	}
+	if err != nil || state == wire.StateQueued && taskID(a, meta, m.sequence) != id {
+		return nil
+	}
+	return &Record{
+		ID: id, Run: meta.Run, Task: a.Task, Queue: queue, State: state, Attempt: meta.Attempt,
+		Origin: meta.Origin, QueuedAt: m.time.UTC(), ETA: meta.ETA, Parent: meta.Parent, Root: meta.Root, Trace: meta.Trace.Parent,
+	}
+}
+
+// taskID is the identity of a task in its queue's stream: its last subject
+// token, the header, what follows from its origin, or its place.
+func taskID(a wire.Address, meta wire.Meta, sequence uint64) string {
+	if a.ID != "" {
+		return a.ID
+	}
+	if meta.ID != "" {
+		return meta.ID
+	}
+	if id, ok := wire.OriginID(meta.Origin); ok {
+		return id
+	}
+	return wire.FreeID(a.Lane, sequence)
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}

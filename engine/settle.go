@@ -1,0 +1,414 @@
+package engine
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pelton/engine/wire"
+)
+
+// settlement is what is owed for one delivery, in this order: a message before
+// the record (a dead letter), the record by compare-and-set, a message after it
+// (the next attempt), and only then the ack. Each write may be repeated: a
+// record expects a revision, the others replace themselves.
+type settlement struct {
+	d        *delivery
+	before   *nats.Msg
+	record   *Record
+	revision uint64
+	after    *nats.Msg
+	end      ending
+	stage    stage
+}
+
+// ending is what the broker is told of the message at last.
+type ending int
+
+const (
+	endAck ending = iota
+	endNak
+	endSilent // the lease passes: it is not ours any more
+)
+
+type stage int
+
+const (
+	stageBefore stage = iota
+	stageRecord
+	stageAfter
+	stageEnd
+)
+
+// settlement makes what a result calls for. It is nil where nothing is owed.
+func (w *Worker) settlement(d *delivery, res result) *settlement {
+	if res.kind == resultNothing {
+		return nil
+	}
+	now := time.Now().UTC()
+	s := &settlement{d: d}
+	claimed, revision := d.claim()
+	s.revision = revision
+	s.record = d.newRecord(w.cfg.Name)
+	if claimed != nil {
+		copied := *claimed
+		s.record = &copied
+		s.record.Worker = w.cfg.Name
+	}
+	if started := d.startedAt(); s.record.StartedAt.IsZero() && !started.IsZero() {
+		s.record.StartedAt = started.UTC()
+	}
+	switch res.kind {
+	case resultDone:
+		s.finish(wire.StateSucceeded, now)
+		s.record.Result = res.body
+	case resultExpired:
+		s.finish(wire.StateExpired, now)
+	case resultPark:
+		w.park(s, wire.StateScheduled, d.meta.Attempt, res.eta)
+	case resultUnknown:
+		w.settleUnknown(s, now)
+	case resultFailed:
+		w.settleFailed(s, res, now)
+	case resultHandBack:
+		s.handBack(claimed != nil)
+	case resultNothing: // owes nothing, see above
+	}
+	return s
+}
+
+// finish makes the record terminal.
+func (s *settlement) finish(state wire.State, now time.Time) {
+	s.record.State, s.record.FinishedAt = state, now
+	s.record.Error, s.record.ETA = nil, time.Time{}
+}
+
+// handBack sets a record that says started back to queued. A plain delivery
+// has none, unless its started mark is under way just now.
+func (s *settlement) handBack(claimed bool) {
+	s.end = endNak
+	s.d.mu.Lock()
+	marking := s.d.marking
+	s.d.mu.Unlock()
+	if !claimed && !marking {
+		s.record = nil
+		return
+	}
+	s.record.State, s.record.Sequence = wire.StateQueued, 0
+	if !s.d.due {
+		s.record.Sequence = s.d.sequence
+	}
+}
+
+// settleFailed parks the next attempt, or buries the task.
+func (w *Worker) settleFailed(s *settlement, res result, now time.Time) {
+	f := *res.failure
+	f.Message = cut(f.Message, 4<<10)
+	s.record.AddAttempt(wire.Attempt{
+		Attempt: s.d.meta.Attempt, Worker: w.cfg.Name, StartedAt: s.record.StartedAt, FinishedAt: now, Error: &f,
+	})
+	if eta, again := w.nextAttempt(s.d, res, now); again {
+		w.park(s, wire.StateRetrying, s.d.meta.Attempt+1, eta)
+		s.record.Error, s.record.Deaths = &f, 0
+		return
+	}
+	w.bury(s, &f, now)
+}
+
+// settleUnknown parks a task that this worker does not know, so that one that
+// does may take it; after a while it is buried. No attempt is used.
+func (w *Worker) settleUnknown(s *settlement, now time.Time) {
+	f := &wire.Failure{Type: wire.FailureUnknownTask, Message: "no worker of the queue has a handler for " + s.d.addr.Task}
+	since := now
+	if n := len(s.record.Attempts); n > 0 && s.record.Attempts[n-1].Error != nil && s.record.Attempts[n-1].Error.Type == f.Type {
+		since = s.record.Attempts[n-1].StartedAt
+		s.record.Attempts = s.record.Attempts[: n-1 : n-1]
+	}
+	s.record.AddAttempt(wire.Attempt{Attempt: s.d.meta.Attempt, Worker: w.cfg.Name, StartedAt: since, FinishedAt: now, Error: f})
+	if now.Sub(since) >= w.cfg.UnknownTaskAfter {
+		w.bury(s, f, now)
+		return
+	}
+	w.park(s, wire.StateScheduled, s.d.meta.Attempt, now.Add(w.cfg.UnknownTaskPark))
+	s.record.Error = f
+}
+
+func (w *Worker) park(s *settlement, state wire.State, attempt int, eta time.Time) {
+	s.record.State, s.record.Attempt, s.record.ETA = state, attempt, eta.UTC()
+	if s.record.Sequence == 0 && !s.d.due {
+		s.record.Sequence = s.d.sequence
+	}
+	s.after = w.parkMessage(s.d, attempt, eta)
+}
+
+func (w *Worker) bury(s *settlement, f *wire.Failure, now time.Time) {
+	s.finish(wire.StateFailed, now)
+	s.record.Error = f
+	s.before = w.deadMessage(s.d, f, now)
+}
+
+// parkedAgain settles a delivery whose record says that a later attempt is
+// owed: the same schedule once more, which replaces what waits, then the ack.
+func (w *Worker) parkedAgain(d *delivery, r *Record) *settlement {
+	return &settlement{d: d, after: w.parkMessage(d, r.Attempt, r.ETA)}
+}
+
+// settler pays settlements, as many at once as have gathered while it paid the
+// last ones. It is one goroutine; add may be called from many.
+type settler struct {
+	w  *Worker
+	in chan *settlement
+}
+
+func newSettler(w *Worker) *settler { return &settler{w: w, in: make(chan *settlement, 1024)} }
+
+// add hands over a settlement; nil owes nothing but the end of the lease's
+// renewal, which its maker has seen to.
+func (s *settler) add(x *settlement) {
+	if x != nil {
+		s.in <- x
+	}
+}
+
+// close lets run end when all is paid. No add may follow.
+func (s *settler) close() { close(s.in) }
+
+// run pays until closed and until nothing is open: paid, or lost with its
+// lease.
+func (s *settler) run() {
+	var open []*settlement
+	pause := time.Duration(0)
+	for in := s.in; in != nil || len(open) > 0; {
+		var again <-chan time.Time
+		if len(open) > 0 {
+			again = time.After(pause)
+		}
+		select {
+		case x, ok := <-in:
+			if !ok {
+				in = nil
+				continue
+			}
+			open = s.gather(append(open, x))
+		case <-again:
+		}
+		before := len(open)
+		open = s.pay(open)
+		if len(open) < before {
+			pause = 0
+		}
+		pause = min(2*pause+10*time.Millisecond, 500*time.Millisecond)
+	}
+}
+
+// gather adds what is there without waiting.
+func (s *settler) gather(open []*settlement) []*settlement {
+	for len(open) < cap(s.in) {
+		select {
+		case x, ok := <-s.in:
+			if !ok {
+				return open
+			}
+			open = append(open, x)
+		default:
+			return open
+		}
+	}
+	return open
+}
+
+// pay brings every settlement as far as it goes and returns those still open.
+func (s *settler) pay(batch []*settlement) (open []*settlement) {
+	for len(batch) > 0 {
+		var next []*settlement
+		sent := s.send(batch)
+		for i, x := range batch {
+			switch s.advance(x, sent[i]) {
+			case advanced:
+				next = append(next, x)
+			case stuck:
+				open = append(open, x)
+			case ended:
+			}
+		}
+		batch = next
+	}
+	return open
+}
+
+// send publishes the next message of each settlement without waiting in
+// between. A nil answer means that there was none to publish.
+func (s *settler) send(batch []*settlement) []func() error {
+	answers := make([]func() error, len(batch))
+	for i, x := range batch {
+		m, err := x.message(s.w.c)
+		switch {
+		case err != nil:
+			answers[i] = func() error { return err }
+		case m != nil && !x.d.isLost():
+			answers[i] = s.publish(m)
+		}
+	}
+	return answers
+}
+
+func (s *settler) publish(m *nats.Msg) func() error {
+	f, err := s.w.c.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return func() error { return err }
+	}
+	return func() error {
+		select {
+		case <-f.Ok():
+			return nil
+		case err := <-f.Err():
+			return err
+		}
+	}
+}
+
+// message is what the settlement publishes next; it skips stages that have
+// nothing.
+func (s *settlement) message(c *Client) (*nats.Msg, error) {
+	if s.stage == stageBefore {
+		if s.before != nil {
+			return s.before, nil
+		}
+		s.stage = stageRecord
+	}
+	if s.stage == stageRecord {
+		if s.record != nil {
+			return c.recordMessage(s.record, s.revision)
+		}
+		s.stage = stageAfter
+	}
+	if s.stage == stageAfter && s.after != nil {
+		return s.after, nil
+	}
+	s.stage = stageEnd
+	return nil, nil
+}
+
+// progress is how far one step brought a settlement.
+type progress int
+
+const (
+	advanced progress = iota
+	stuck             // nobody answered: try again later
+	ended
+)
+
+// advance takes the answer to what was sent and does what follows from it.
+func (s *settler) advance(x *settlement, answer func() error) progress {
+	if x.d.isLost() {
+		return ended // the lease has passed: say nothing
+	}
+	if answer == nil {
+		s.conclude(x)
+		return ended
+	}
+	err := answer()
+	switch classify(err) {
+	case outcomeStored:
+		if x.stage == stageRecord {
+			s.w.wrote(x.record)
+		}
+		x.stage++
+		return advanced
+	case outcomeRefused:
+		return s.resolve(x)
+	case outcomeInvalid:
+		return s.invalid(x, err)
+	default:
+		return stuck
+	}
+}
+
+// conclude tells the broker how the message ends.
+func (s *settler) conclude(x *settlement) {
+	s.w.leases.remove(x.d)
+	switch x.end {
+	case endAck:
+		x.d.ack()
+	case endNak:
+		x.d.nak()
+	case endSilent:
+	}
+}
+
+// resolve finds out why a record's write was refused.
+func (s *settler) resolve(x *settlement) progress {
+	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout) //nolint:forbidigo // bounded; settling outlives the caller
+	defer cancel()
+	r, revision, err := s.w.c.readRecord(ctx, x.d.queue(), x.d.id)
+	if err != nil || revision == x.revision {
+		return stuck // not readable, or a replica that lags: again
+	}
+	switch s.refusal(x, r) {
+	case refusalOwn:
+		s.w.wrote(x.record)
+		x.stage = stageAfter
+	case refusalStands:
+		// Another outcome is recorded. Ours, with what follows from it, is void.
+		x.stage, x.after, x.end = stageAfter, nil, endAck
+	case refusalNotOurs:
+		x.stage, x.after, x.end = stageAfter, nil, endSilent
+	case refusalAgain:
+		x.revision = revision
+	}
+	return advanced
+}
+
+// refusal is what a record that refuses ours means.
+type refusal int
+
+const (
+	refusalOwn     refusal = iota // it is ours: the answer to it was lost
+	refusalStands                 // the task has an outcome, or runs again on purpose
+	refusalNotOurs                // a later delivery has claimed it
+	refusalAgain                  // it is older than ours: write over it
+)
+
+func (s *settler) refusal(x *settlement, r *Record) refusal {
+	own := x.record
+	switch {
+	case r == nil:
+		return refusalAgain
+	case r.Run == own.Run && r.State == own.State && r.Attempt == own.Attempt && r.Worker == own.Worker &&
+		r.StartedAt.Equal(own.StartedAt) && r.FinishedAt.Equal(own.FinishedAt) && r.ETA.Equal(own.ETA):
+		return refusalOwn
+	case r.Run > own.Run || r.Run == own.Run && r.State.Terminal():
+		return refusalStands
+	case r.State == wire.StateStarted && r.Worker == own.Worker && r.StartedAt.Equal(x.d.startedAt()):
+		return refusalAgain // our own started mark
+	case x.revision == 0 && r.State != wire.StateStarted && r.Attempt <= x.d.meta.Attempt:
+		return refusalAgain
+	}
+	return refusalNotOurs
+}
+
+// invalid handles what the broker will never take. A record is written without
+// its result, once; anything else is left for the message to come back.
+func (s *settler) invalid(x *settlement, err error) progress {
+	if x.stage == stageRecord && len(x.record.Result) > 0 {
+		f := &wire.Failure{Type: wire.FailureTooLarge, Message: cut("result: "+err.Error(), 1024)}
+		x.record.Result, x.record.Progress, x.record.Attempts = nil, nil, nil
+		s.w.bury(x, f, time.Now().UTC())
+		x.stage = stageBefore
+		return advanced
+	}
+	s.w.leases.remove(x.d)
+	s.w.log.Error("cannot settle, the task comes back", "task", x.d.addr.Task, "task_id", x.d.id, "err", err)
+	return ended
+}
+
+// cut shortens a text to at most n bytes of valid UTF-8.
+func cut(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "�")
+}

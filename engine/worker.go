@@ -1,0 +1,359 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"pelton/engine/wire"
+)
+
+// WorkerConfig says what a worker works and how. The zero value works the
+// default queue with as many slots as there are CPUs.
+type WorkerConfig struct {
+	// Queues to work, each with slots of its own.
+	Queues []Queue
+	// Name of the worker in records and logs, unique among those that live;
+	// the host's name and a random part unless set.
+	Name string
+	// Grace is how long running tasks may go on after Run was told to end;
+	// 25 s unless set.
+	Grace time.Duration
+	// Timeout of an attempt whose task names none; 30 minutes unless set.
+	Timeout time.Duration
+	// MaxAttempts of a task that names none, the first run included; 5 unless
+	// set.
+	MaxAttempts int
+	// Backoff between attempts of a task that names none; 1s..10m unless set.
+	Backoff wire.Backoff
+	// MaxDeaths is how many workers may die over one attempt before the task
+	// is dead-lettered as poison; 3 unless set.
+	MaxDeaths int
+	// UnknownTaskPark is how long a task whose name the worker does not know is
+	// parked, so that one that knows it may take it; 30 s unless set.
+	// UnknownTaskAfter is how long that goes on before the task is
+	// dead-lettered; 10 minutes unless set.
+	UnknownTaskPark  time.Duration
+	UnknownTaskAfter time.Duration
+	// Setup says what the worker may do about streams and consumers; SetupVerify
+	// unless set.
+	Setup SetupMode
+	// Logger; nothing is logged unless set.
+	Logger *slog.Logger
+	// OnRecord is told of every record that this worker has written: what
+	// became of a task. It must not block; the record is not the callee's to
+	// change.
+	OnRecord func(*Record)
+}
+
+// Queue is a queue that a worker works.
+type Queue struct {
+	Name  string
+	Slots int // tasks at once; as many as there are CPUs unless set
+}
+
+func (cfg WorkerConfig) withDefaults() WorkerConfig {
+	if len(cfg.Queues) == 0 {
+		cfg.Queues = []Queue{{Name: DefaultQueue}}
+	}
+	cfg.Queues = append([]Queue(nil), cfg.Queues...)
+	for i := range cfg.Queues {
+		orInt(&cfg.Queues[i].Slots, runtime.GOMAXPROCS(0))
+	}
+	if cfg.Name == "" {
+		cfg.Name = defaultName()
+	}
+	orDuration(&cfg.Grace, 25*time.Second)
+	orDuration(&cfg.Timeout, 30*time.Minute)
+	orInt(&cfg.MaxAttempts, 5)
+	if cfg.Backoff == (wire.Backoff{}) {
+		cfg.Backoff = wire.Backoff{Min: time.Second, Max: 10 * time.Minute}
+	}
+	orInt(&cfg.MaxDeaths, 3)
+	orDuration(&cfg.UnknownTaskPark, 30*time.Second)
+	orDuration(&cfg.UnknownTaskAfter, 10*time.Minute)
+	if cfg.Setup == "" {
+		cfg.Setup = SetupVerify
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return cfg
+}
+
+func (cfg WorkerConfig) validate() error {
+	seen := map[string]bool{}
+	for _, q := range cfg.Queues {
+		if err := wire.CheckQueue(q.Name); err != nil {
+			return fmt.Errorf("worker.queues: %w", err)
+		}
+		if seen[q.Name] {
+			return fmt.Errorf("worker.queues: %s is named twice", q.Name)
+		}
+		seen[q.Name] = true
+		if q.Slots < 1 || q.Slots > 10_000 {
+			return fmt.Errorf("worker.queues.%s must be from 1 to 10000 slots, got %d", q.Name, q.Slots)
+		}
+	}
+	if err := wire.CheckID(cfg.Name); err != nil {
+		return fmt.Errorf("worker.name: %w", err)
+	}
+	if _, err := wire.ParseBackoff(cfg.Backoff.String()); err != nil {
+		return fmt.Errorf("worker.backoff: %w", err)
+	}
+	for key, value := range map[string]int{
+		"worker.max_attempts": cfg.MaxAttempts, "worker.max_deaths": cfg.MaxDeaths,
+	} {
+		if value < 1 {
+			return fmt.Errorf("%s must be at least 1, got %d", key, value)
+		}
+	}
+	for key, value := range map[string]time.Duration{
+		"worker.grace": cfg.Grace, "worker.timeout": cfg.Timeout,
+		"worker.unknown_task_park": cfg.UnknownTaskPark, "worker.unknown_task_after": cfg.UnknownTaskAfter,
+	} {
+		if value < 0 || value > wire.MaxDuration {
+			return fmt.Errorf("%s must be from 0 to a year, got %s", key, value)
+		}
+	}
+	return cfg.Setup.validate()
+}
+
+// Worker runs the tasks of its queues. Handlers are registered before Run.
+type Worker struct {
+	c        *Client
+	cfg      WorkerConfig
+	err      error // of the configuration, reported by Run
+	log      *slog.Logger
+	handlers map[string]handler
+	used     atomic.Bool
+
+	leases  *leases
+	settler *settler
+	aside   sync.WaitGroup // what is done beside the loops: started marks, mending
+	mending atomic.Bool
+
+	// ackFirst acknowledges a task before it is run, as many engines do: the
+	// control of the kill test, which must lose tasks. Nothing else sets it.
+	ackFirst bool
+}
+
+// NewWorker makes a worker. A configuration that breaks a rule is reported by
+// Run.
+func NewWorker(c *Client, cfg WorkerConfig) *Worker {
+	cfg = cfg.withDefaults()
+	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handler{}}
+	w.leases = newLeases(w)
+	w.settler = newSettler(w)
+	return w
+}
+
+// Name is the worker's name in records and logs.
+func (w *Worker) Name() string { return w.cfg.Name }
+
+// handler is a task's handler with its types erased: body in, result out. A nil
+// result is null.
+type handler func(ctx context.Context, m *Message) ([]byte, error)
+
+// Message is a task as a raw handler gets it. The body is the handler's to read
+// for as long as it runs.
+type Message struct {
+	Body []byte
+	Info Info
+}
+
+// Handle registers the handler of a task. It panics on a second handler for the
+// same name and after Run: both are programming errors. A body that does not
+// decode into In, or that its method Validate() error refuses, is dead-lettered
+// without a retry.
+func Handle[In, Out any](w *Worker, t *Task[In, Out], h func(context.Context, In) (Out, error)) {
+	w.register(t.name, func(ctx context.Context, m *Message) ([]byte, error) {
+		var in In
+		if err := json.Unmarshal(m.Body, &in); err != nil {
+			return nil, badInput(err)
+		}
+		if v, ok := any(in).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return nil, badInput(err)
+			}
+		}
+		out, err := h(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		result, err := json.Marshal(out)
+		if err != nil {
+			return nil, Permanent(fmt.Errorf("result of %s: %w", t.name, err))
+		}
+		return result, nil
+	})
+}
+
+// HandleRaw registers the handler of a task by name. Its result must be JSON;
+// nil is null. It panics as Handle does, and on a bad name.
+func HandleRaw(w *Worker, task string, h func(context.Context, *Message) ([]byte, error)) {
+	if err := checkOwnTask(task); err != nil {
+		panic(err)
+	}
+	w.register(task, h)
+}
+
+func (w *Worker) register(task string, h handler) {
+	if w.used.Load() {
+		panic(fmt.Errorf("task %s: handler registered after Run", task))
+	}
+	if _, taken := w.handlers[task]; taken {
+		panic(fmt.Errorf("task %s: second handler", task))
+	}
+	w.handlers[task] = h
+}
+
+// Run works until ctx is done, then ends in this order: it stops fetching,
+// hands back what has not started, lets running tasks finish for up to Grace,
+// cancels the rest and hands it back, writes the outcomes, and returns nil.
+//
+// A broker that is absent, at the start or later, is waited for. A stream or
+// consumer that is missing or differs from the contract ends Run at the start
+// with an error that names it. Run may be called once.
+func (w *Worker) Run(ctx context.Context) error {
+	if w.err != nil {
+		return w.err
+	}
+	if w.used.Swap(true) {
+		return fmt.Errorf("worker: %w", ErrClosed)
+	}
+	if err := waitConnected(ctx, w.c.nc, w.log); err != nil {
+		return nil //nolint:nilerr // told to end before the broker was there
+	}
+	pools, err := w.bind(ctx)
+	if err != nil || ctx.Err() != nil {
+		return err
+	}
+	return w.work(ctx, pools)
+}
+
+// work runs the parts. Senders stop before receivers: pools feed the settler,
+// and both need their leases renewed to the end.
+func (w *Worker) work(ctx context.Context, pools []*pool) error {
+	working, cancelWork := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelWork(nil)
+	stopLeases := background(w.leases.run)
+	defer stopLeases()
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		w.settler.run()
+	}()
+	w.log.InfoContext(ctx, "worker started", "queues", w.queueNames())
+	var group sync.WaitGroup
+	for _, p := range pools {
+		group.Go(func() { p.run(ctx, working) })
+	}
+	stopGrace := context.AfterFunc(ctx, func() {
+		w.log.InfoContext(working, "worker drains", "grace", w.cfg.Grace)
+		time.AfterFunc(w.cfg.Grace, func() { cancelWork(errShutdown) })
+	})
+	defer stopGrace()
+	group.Wait()
+	w.aside.Wait()
+	w.settler.close()
+	<-settled
+	w.log.InfoContext(working, "worker ended")
+	return nil
+}
+
+func (w *Worker) queueNames() string {
+	names := make([]string, len(w.cfg.Queues))
+	for i, q := range w.cfg.Queues {
+		names[i] = fmt.Sprintf("%s:%d", q.Name, q.Slots)
+	}
+	return strings.Join(names, ",")
+}
+
+// background starts a part that ends with its context; the function returned
+// ends it and waits.
+func background(run func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:forbidigo // outlives the caller's context on purpose: it ends last
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// waitConnected waits for the first connection, with one warning if it is not
+// there.
+func waitConnected(ctx context.Context, nc *nats.Conn, log *slog.Logger) error {
+	changes := nc.StatusChanged()
+	defer nc.RemoveStatusListener(changes)
+	for warned := false; ; {
+		switch nc.Status() {
+		case nats.CONNECTED:
+			return nil
+		case nats.CLOSED:
+			return fmt.Errorf("nats: %w", ErrClosed)
+		}
+		if !warned {
+			log.WarnContext(ctx, "nats is not reachable, waiting for it", "servers", strings.Join(nc.Servers(), ","))
+			warned = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changes:
+		}
+	}
+}
+
+func defaultName() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "worker"
+	}
+	clean := strings.Map(func(r rune) rune {
+		if wire.CheckID(string(r)) == nil {
+			return r
+		}
+		return '-'
+	}, host)
+	return clean[:min(len(clean), 64)] + "-" + strings.ToLower(rand.Text()[:6])
+}
+
+func orInt(v *int, otherwise int) {
+	if *v == 0 {
+		*v = otherwise
+	}
+}
+
+func orDuration(v *time.Duration, otherwise time.Duration) {
+	if *v == 0 {
+		*v = otherwise
+	}
+}
+
+func badInput(err error) error { return &badInputError{err} }
+
+type badInputError struct{ err error }
+
+func (e *badInputError) Error() string { return e.err.Error() }
+func (e *badInputError) Unwrap() error { return e.err }
+
+func isBadInput(err error) bool {
+	var bad *badInputError
+	return errors.As(err, &bad)
+}

@@ -69,6 +69,14 @@ func newDelivery(p *pool, msg *nats.Msg, due bool, now time.Time) *delivery {
 	}
 	d.meta = meta
 	d.id = taskID(addr, meta, d.sequence)
+	if !due && meta.Run == 1 && d.explicit() {
+		if err := wire.CheckExplicitID(d.queue(), d.id); err != nil {
+			// It would pass for another task. Only a task that is run again on
+			// purpose may have a free id in its message.
+			d.bad = firstError(d.bad, err)
+			d.id = wire.FreeID(p.lane, d.sequence)
+		}
+	}
 	if due && d.bad == nil && !p.scheduledHere(d) {
 		// Whoever may write to the later stream could aim at any task of the
 		// queue; only the schedule of this very id may make it due.

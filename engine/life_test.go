@@ -328,6 +328,8 @@ func TestStrangeMessagesAreBuriedAndTheRestGoesOn(t *testing.T) {
 		{"run from the future", publish("pelton.task.default.greet", `"x"`, "pelton-run", "1e9"), `Pelton-Run "1e9"`},
 		{"delay of a century", publish("pelton.task.default.greet", `"x"`, "Pelton-Delay", "876000h"), "Pelton-Delay"},
 		{"60 KiB of headers", publish("pelton.task.default.greet", `"x"`, "X-Much", strings.Repeat("x", 60<<10)), "headers"},
+		{"id of another", publish("pelton.task.default.greet.default-1", `"x"`), "must not look like a free id"},
+		{"id of another by header", publish("pelton.task.default.greet", `"x"`, "pelton-id", "default-1"), "must not look like a free id"},
 		{"forged origin", publish("pelton.task.default.greet", `"x"`, "Pelton-Origin", "nonsense"), "Pelton-Origin"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -229,7 +229,7 @@ func taskID(a wire.Address, meta wire.Meta, sequence uint64) string {
 	if meta.ID != "" {
 		return meta.ID
 	}
-	if id, ok := wire.OriginID(meta.Origin); ok {
+	if id, ok := wire.OriginID(meta.Origin); ok && wire.CheckExplicitID(a.Lane.Queue, id) == nil {
 		return id
 	}
 	return wire.FreeID(a.Lane, sequence)

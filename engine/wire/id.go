@@ -40,10 +40,10 @@ func CheckExplicitID(queue, id string) error {
 	if cut < 0 || cut == len(id)-1 || !allBytes(id[cut+1:], digit) {
 		return nil
 	}
-	if l, err := ParseLane(id[:cut]); err != nil || l.Queue != queue {
-		return nil
+	if l, err := ParseLane(id[:cut]); err == nil && l.Queue == queue {
+		return &NameError{"id", id, RuleExplicitID}
 	}
-	return &NameError{"id", id, RuleExplicitID}
+	return nil
 }
 
 // CheckRouteIDs reports whether the ids that a route derives,

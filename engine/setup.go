@@ -32,13 +32,20 @@ func (m SetupMode) validate() error {
 	return fmt.Errorf("setup.mode must be verify, manage or off, got %q", string(m))
 }
 
-// topologyOf is what a worker needs: its queues, and the dead letters.
+// topology is what a worker needs: its queues, and the dead letters.
 func (w *Worker) topology() (topology.Topology, error) {
-	cfg := topology.Config{Namespace: w.c.ns}
+	wanted := w.cfg.Topology
+	wanted.Namespace, wanted.Queues = w.c.ns, nil
 	for _, q := range w.cfg.Queues {
-		cfg.Queues = append(cfg.Queues, topology.Queue{Name: q.Name})
+		settings := topology.Queue{Name: q.Name}
+		for _, given := range w.cfg.Topology.Queues {
+			if given.Name == q.Name {
+				settings = given
+			}
+		}
+		wanted.Queues = append(wanted.Queues, settings)
 	}
-	return topology.New(cfg)
+	return topology.New(wanted)
 }
 
 // setup does what the mode says.

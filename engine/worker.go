@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"pelton/engine/topology"
 	"pelton/engine/wire"
 )
 
@@ -49,6 +50,10 @@ type WorkerConfig struct {
 	// Setup says what the worker may do about streams and consumers; SetupVerify
 	// unless set.
 	Setup SetupMode
+	// Topology has the settings of the queues, for SetupManage: what is not
+	// named in it gets the defaults of package topology. Queues that the worker
+	// does not work are left alone.
+	Topology topology.Config
 	// Logger; nothing is logged unless set.
 	Logger *slog.Logger
 	// OnRecord is told of every record that this worker has written: what

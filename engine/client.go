@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	neturl "net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -46,7 +48,7 @@ func Connect(ctx context.Context, url string, config ...ClientConfig) (*Client, 
 	}
 	nc, err := nats.Connect(url, append(ConnectOptions(cfg.Logger), append(cfg.NATS, timeoutOf(ctx))...)...)
 	if err != nil {
-		return nil, fmt.Errorf("nats %s: %w: %w", redactURL(url), ErrUnreachable, err)
+		return nil, connectError(url, err)
 	}
 	c, err := NewClient(nc, cfg)
 	if err != nil {
@@ -115,7 +117,7 @@ func ConnectOptions(logger *slog.Logger) []nats.Option {
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
-			logger.Info("nats connection is back", "url", nc.ConnectedUrlRedacted())
+			logger.Info("nats connection is back", "address", nc.ConnectedAddr())
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
@@ -148,12 +150,20 @@ func timeoutOf(ctx context.Context) nats.Option {
 	}
 }
 
-// redactURL keeps a password in a URL out of errors.
-func redactURL(raw string) string {
-	if u, err := parseURL(raw); err == nil {
-		return u
+// connectError names the servers and keeps what is secret in their URLs, a
+// password or a token, out of the error.
+func connectError(urls string, err error) error {
+	hosts := make([]string, 0, 1)
+	for raw := range strings.SplitSeq(urls, ",") {
+		u, parseErr := neturl.Parse(strings.TrimSpace(raw))
+		if parseErr != nil {
+			// The error of the parser, and so that of nats.go, repeats the URL.
+			return fmt.Errorf("nats: %w: a URL cannot be read, it must be like nats://host:4222", ErrUnreachable)
+		}
+		u.User = nil
+		hosts = append(hosts, u.String())
 	}
-	return "(unreadable url)"
+	return fmt.Errorf("nats %s: %w: %w", strings.Join(hosts, ","), ErrUnreachable, err)
 }
 
 // stored is a message read back from a stream.

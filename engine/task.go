@@ -65,9 +65,10 @@ func (t *Task[In, Out]) Send(ctx context.Context, c *Client, in In, opts ...Send
 	return &Result[Out]{c: c, queue: o.queue, id: id}, err
 }
 
-// Result attaches to a task that was sent before, by its id.
+// Result attaches to a task that was sent before to the task's own queue, by
+// its id.
 func (t *Task[In, Out]) Result(c *Client, id string) *Result[Out] {
-	return &Result[Out]{c: c, queue: queueOfID(id, t.opts.queue), id: id}
+	return &Result[Out]{c: c, queue: t.opts.queue, id: id}
 }
 
 // SendRaw publishes a task by name with a body that is JSON already. It is
@@ -84,20 +85,9 @@ func (c *Client) SendRaw(ctx context.Context, queue, task string, body []byte, o
 	return &Result[json.RawMessage]{c: c, queue: o.queue, id: id}, err
 }
 
-// Result attaches to a task by its id. An empty queue means the one that a free
-// id names, else [DefaultQueue].
+// Result attaches to a task of a queue by its id.
 func (c *Client) Result(queue, id string) *Result[json.RawMessage] {
-	if queue == "" {
-		queue = queueOfID(id, DefaultQueue)
-	}
 	return &Result[json.RawMessage]{c: c, queue: queue, id: id}
-}
-
-func queueOfID(id, otherwise string) string {
-	if l, _, ok := wire.ParseFreeID(id); ok {
-		return l.Queue
-	}
-	return otherwise
 }
 
 // SendOption changes one send.

@@ -228,9 +228,10 @@ func (w *Worker) register(task string, h handler) {
 // hands back what has not started, lets running tasks finish for up to Grace,
 // cancels the rest and hands it back, writes the outcomes, and returns nil.
 //
-// A broker that is absent, at the start or later, is waited for. A stream or
-// consumer that is missing or differs from the contract ends Run at the start
-// with an error that names it. Run may be called once.
+// A broker that is absent, at the start or later, is waited for; a connection
+// that is closed for good ends Run with [ErrClosed]. A stream or consumer that
+// is missing or differs from the contract ends Run at the start with an error
+// that names it. Run may be called once.
 func (w *Worker) Run(ctx context.Context) error {
 	if w.err != nil {
 		return w.err
@@ -239,7 +240,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("worker: %w", ErrClosed)
 	}
 	if err := waitConnected(ctx, w.c.nc, w.log); err != nil {
-		return nil //nolint:nilerr // told to end before the broker was there
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // told to end before the broker was there
+		}
+		return err
 	}
 	pools, err := w.bind(ctx)
 	if err != nil || ctx.Err() != nil {
@@ -253,6 +257,10 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	working, cancelWork := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancelWork(nil)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stopWatch := background(func(watching context.Context) { w.watchClosed(watching, cancel, cancelWork) })
+	defer stopWatch()
 	stopLeases := background(w.leases.run)
 	defer stopLeases()
 	settled := make(chan struct{})
@@ -275,7 +283,27 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	w.settler.close()
 	<-settled
 	w.log.InfoContext(working, "worker ended")
+	if errors.Is(context.Cause(ctx), ErrClosed) {
+		return context.Cause(ctx)
+	}
 	return nil
+}
+
+// watchClosed ends the work when the connection is closed for good: nothing of
+// it can be written any more.
+func (w *Worker) watchClosed(ctx context.Context, cancel, cancelWork context.CancelCauseFunc) {
+	closed := w.c.nc.StatusChanged(nats.CLOSED)
+	defer w.c.nc.RemoveStatusListener(closed)
+	if !w.c.nc.IsClosed() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-closed:
+		}
+	}
+	err := fmt.Errorf("nats connection: %w", ErrClosed)
+	cancel(err)
+	cancelWork(errShutdown)
 }
 
 func (w *Worker) queueNames() string {

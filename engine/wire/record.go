@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -78,11 +79,13 @@ func (r *Record) AddAttempt(a Attempt) {
 // Encode is the record's bytes. It fails only where Result or Progress is not
 // JSON.
 func (r *Record) Encode() ([]byte, error) {
-	b, err := json.Marshal(r)
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // a result stays as its handler wrote it
+	if err := e.Encode(r); err != nil {
 		return nil, fmt.Errorf("record %s: %w", r.ID, err)
 	}
-	return b, nil
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // DecodeRecord reads a record and refuses one that is not of this id, so that a

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"pelton/engine"
+	"pelton/engine/wire"
+	"pelton/internal/config"
+)
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"help":        nil,
+		"help-worker": {"worker", "--help"},
+		"help-send":   {"help", "enqueue"},
+		"help-setup":  {"setup", "apply", "-h"},
+	} {
+		got := runIn(t.Context(), nil, nil, args...)
+		if got.code != exitOK || got.stderr != "" {
+			t.Errorf("%s: exit code %d: %s", name, got.code, got.stderr)
+		}
+		golden(t, name, got.stdout)
+	}
+}
+
+// walk calls f for each command that does something.
+func walk(cmd *cobra.Command, f func(*cobra.Command)) {
+	for _, c := range cmd.Commands() {
+		f(c)
+		walk(c, f)
+	}
+}
+
+// Every help ends with examples that can be typed, and every flag that is bound
+// to a key is bound to one that exists.
+func TestEveryCommand(t *testing.T) {
+	t.Parallel()
+	root := (&app{}).root()
+	walk(root, func(cmd *cobra.Command) {
+		if cmd.Name() == "help" {
+			return
+		}
+		if n := strings.Count(cmd.Example, "pelton "); n < 2 || n > 5 {
+			t.Errorf("%s has %d examples", cmd.CommandPath(), n)
+		}
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
+			if len(strings.TrimSpace(line)) > 80 {
+				t.Errorf("%s: a long line: %s", cmd.CommandPath(), line)
+			}
+		}
+		for line := range strings.Lines(cmd.Example) {
+			args := strings.Fields(line[strings.Index(line, "pelton ")+len("pelton "):])
+			found, _, err := root.Find(args)
+			if err != nil || found.CommandPath() != cmd.CommandPath() && !cmd.HasSubCommands() {
+				t.Errorf("%s: the example is one of %s: %v", cmd.CommandPath(), found.CommandPath(), err)
+			}
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { isBoundToKey(t, cmd, f) })
+	})
+}
+
+func isBoundToKey(t *testing.T, cmd *cobra.Command, f *pflag.Flag) {
+	t.Helper()
+	part := map[string]config.Part{
+		"pelton edge ingest": config.PartIngest,
+		"pelton edge emit":   config.PartEmit,
+		"pelton setup plan":  config.PartQueues,
+		"pelton setup apply": config.PartQueues,
+	}[cmd.CommandPath()]
+	given := pflag.NewFlagSet("", pflag.ContinueOnError)
+	given.AddFlag(&pflag.Flag{Name: f.Name, Value: new(text), Annotations: f.Annotations})
+	if err := given.Set(f.Name, "x"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			t.Errorf("%s: %v", cmd.CommandPath(), v)
+		}
+	}()
+	_, _ = config.Load(config.Options{Flags: given, Part: part}) // panics on a key that is none; x is no good value
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	got := runIn(t.Context(), nil, nil, "version", "-o", "jsonl")
+	var b build
+	if err := json.Unmarshal([]byte(got.stdout), &b); err != nil || got.code != exitOK || !strings.HasPrefix(b.Go, "go1.") || b.Commit == "" || b.Version == "" {
+		t.Errorf("exit code %d, %q, %v", got.code, got.stdout, err)
+	}
+	if got := runIn(t.Context(), nil, nil, "version"); !strings.HasPrefix(got.stdout, "VERSION") {
+		t.Errorf("wrote %q", got.stdout)
+	}
+}
+
+func TestSendBody(t *testing.T) {
+	w := newWorld(t)
+	w.ok("setup", "apply")
+	file := filepath.Join(t.TempDir(), "body.json")
+	if err := os.WriteFile(file, []byte(`{"from": "file"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.ok("send", "print", "@"+file, "-H", "Customer=a=b", "--max-attempts", "3"); got != "default-1\n" {
+		t.Errorf("wrote %q", got)
+	}
+	if got := w.runWith(`{"from": "stdin"}`, "enqueue", "print", "-", "-q"); got.stdout != "default-2\n" || got.stderr != "" {
+		t.Errorf("wrote %q, %q", got.stdout, got.stderr)
+	}
+	if got := w.ok("send", "print", "1", "--count", "3"); got != "default-3\ndefault-4\ndefault-5\n" {
+		t.Errorf("wrote %q", got)
+	}
+	stream, err := w.broker.JetStream().Stream(testContext(t), "PELTON_TASKS_default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sequence, want := range map[uint64]string{1: `{"from": "file"}`, 2: `{"from": "stdin"}`, 5: `1`} {
+		m, err := stream.GetMsg(testContext(t), sequence)
+		if err != nil || string(m.Data) != want {
+			t.Errorf("%d: %s, %v", sequence, m.Data, err)
+		}
+		if sequence == 1 && (m.Header.Get("Customer") != "a=b" || m.Header.Get("Pelton-Max-Attempts") != "3") {
+			t.Errorf("headers %v", m.Header)
+		}
+	}
+}
+
+func TestNamespace(t *testing.T) {
+	w := newWorld(t)
+	w.env = append(w.env, "PELTON_NAMESPACE=acme")
+	w.ok("setup", "apply")
+	w.ok("send", "print", "1")
+	if got := w.ok("queue", "ls", "-q"); got != "default\n" {
+		t.Errorf("queues %q", got)
+	}
+	if got := w.ok("queue", "ls", "-q", "--namespace", "other"); got != "" {
+		t.Errorf("queues of others %q", got)
+	}
+	if _, err := w.broker.JetStream().Stream(testContext(t), "ACME_TASKS_default"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestQueueAndDeadList(t *testing.T) {
+	w := newWorld(t)
+	if got := w.ok("queue", "ls", "-o", "json"); got != "[]\n" {
+		t.Errorf("no queues: %q", got)
+	}
+	w.ok("setup", "apply", "--queues", "default,mail")
+	w.ok("send", "print", "1", "--count", "2")
+	js := w.broker.JetStream()
+	for i := range 3 {
+		m := nats.NewMsg(fmt.Sprintf("pelton.dead.mail.send.job-%d", i))
+		m.Header.Set(wire.HeaderErrorType, "error")
+		m.Header.Set(wire.HeaderError, "no such\x1b[2Jmailbox")
+		m.Header.Set(wire.HeaderAttempt, "5")
+		m.Header.Set(wire.HeaderDiedAt, "2026-11-22T22:29:10.5Z")
+		if _, err := js.PublishMsg(testContext(t), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var queues []engine.QueueStatus
+	if err := json.Unmarshal([]byte(w.ok("queue", "ls", "-o", "json")), &queues); err != nil {
+		t.Fatal(err)
+	}
+	if len(queues) != 2 || queues[0].Pending != 2 || queues[0].State != engine.QueueNoWorker || queues[1].Dead != 3 || queues[1].Queue != "mail" {
+		t.Errorf("queues %+v", queues)
+	}
+	golden(t, "dead-ls", w.ok("dead", "ls"))
+	if got := w.run("dead", "ls", "--queue", "mail", "--limit", "2", "-q"); got.stdout != "job-2\njob-1\n" || got.stderr != "pelton: the newest 2 are shown, --limit shows more\n" {
+		t.Errorf("wrote %q, %q", got.stdout, got.stderr)
+	}
+	if got := w.ok("dead", "ls", "--queue", "default"); got != "ID  TASK  QUEUE  ERROR  ATTEMPTS  DIED\n" {
+		t.Errorf("wrote %q", got)
+	}
+	if got := w.ok("dead", "ls", "-o", "jsonl"); strings.Count(got, "\n") != 3 || !strings.Contains(got, `"error":"no such\u001b[2Jmailbox"`) {
+		t.Errorf("wrote %q", got)
+	}
+}
+
+func TestTaskShowWaiting(t *testing.T) {
+	w := newWorld(t)
+	w.ok("setup", "apply")
+	w.ok("send", "print", "1")
+	got := w.ok("task", "show", "default-1")
+	if !strings.HasPrefix(got, "ID       default-1\nTASK     print\n") || !strings.Contains(got, "STATE    queued\n") {
+		t.Errorf("wrote %q", got)
+	}
+	if got := w.ok("task", "show", "default-1", "-q"); got != "default-1\n" {
+		t.Errorf("wrote %q", got)
+	}
+}
+
+func TestTables(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 22, 29, 10, 0, time.UTC)
+	var out strings.Builder
+	err := table(&out, []engine.QueueStatus{
+		{Queue: "default", State: engine.QueueOK, Pending: 184, Running: 16, Later: 40, Oldest: now.Add(-2100 * time.Millisecond)},
+		{Queue: "slow", State: engine.QueueNoWorker, Pending: 3, Dead: 12, Oldest: now.Add(-14*time.Minute - 20*time.Second)},
+	}, queueColumns(now))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.WriteString("\n")
+	failure := &wire.Failure{Type: "error", Message: "upstream\n503 ✗"}
+	err = showRecord(&out, &output{format: formatTable}, &engine.Record{
+		ID: "commands-3-18422", Run: 1, Task: "echo", Queue: "default", State: wire.StateFailed, Attempt: 2, Origin: "kafka:commands/3@18422",
+		Worker: "worker-2", QueuedAt: now, StartedAt: now.Add(time.Second), FinishedAt: now.Add(2500 * time.Millisecond), Error: failure,
+		Attempts: []wire.Attempt{
+			{Attempt: 1, Worker: "worker-1", StartedAt: now, FinishedAt: now.Add(3100 * time.Microsecond), Error: failure},
+			{Attempt: 2, Worker: "worker-2", StartedAt: now.Add(time.Second), FinishedAt: now.Add(2500 * time.Millisecond), Error: failure},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "tables", out.String())
+}
+
+func TestAge(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0.0s", 0: "0.0s", 2149 * time.Millisecond: "2.1s", 59990 * time.Millisecond: "59.9s",
+		14*time.Minute + 20*time.Second: "14m20s", 3*time.Hour + 5*time.Minute: "3h5m", 52 * time.Hour: "2d4h",
+	} {
+		if got := age(now.Add(-d), now); got != want {
+			t.Errorf("%s: %s, want %s", d, got, want)
+		}
+	}
+	if got := age(time.Time{}, now); got != "-" {
+		t.Errorf("never: %s", got)
+	}
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"pelton/edges/produce"
+	"pelton/internal/config"
+	"pelton/internal/dev"
+	"pelton/internal/logging"
+)
+
+func (a *app) dev() *cobra.Command {
+	var cfg dev.Config
+	var rate string
+	cmd := &cobra.Command{
+		Use:     "dev",
+		GroupID: groupRoles,
+		Short:   "Run the whole system in this process",
+		Long: `Run the whole system in one process: nats-server, an imitation of Kafka, the
+producer, ingest, a worker and emit. It listens on the loopback alone and never
+connects to a server that it did not start, whatever the environment says.
+
+Each line is a step of a message: the record in Kafka, its task, what the task
+prints, its outcome, and the record of its result in Kafka.`,
+		Example: `  pelton dev
+  pelton dev --rate 20/s --store ./data
+  pelton dev --for 10s --assert
+  eval "$(pelton dev --brokers-only | head -n 2)"`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			interval, err := produce.ParseRate(rate)
+			if err != nil {
+				return &usageError{err: fmt.Errorf("--rate: %w", err), help: "pelton dev --help"}
+			}
+			cfg.Interval = interval
+			return a.runDev(cmd, cfg)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.StoreDir, "store", "", "`FOLDER` that keeps the brokers' files; temporary unless given")
+	flags.StringVar(&rate, "rate", "1/s", "`RATE` of the producer: 20/s, 100/m, 5/h")
+	flags.DurationVar(&cfg.For, "for", 0, "`DURATION` after which to end; 0 runs until a signal")
+	flags.BoolVar(&cfg.Assert, "assert", false, "end with exit code 5 unless produced = ingested = finished = emitted")
+	flags.BoolVar(&cfg.Quiet, "quiet", false, "leave out the lines of the steps")
+	flags.BoolVar(&cfg.BrokersOnly, "brokers-only", false, "start the brokers, print two export lines, and wait")
+	flags.IntVar(&cfg.NATSPort, "nats-port", 0, "`PORT` of NATS; 4222 unless given, or a free one")
+	flags.IntVar(&cfg.KafkaPort, "kafka-port", 0, "`PORT` of Kafka; 9092 unless given, or a free one")
+	logFlags(cmd)
+	return cmd
+}
+
+func (a *app) runDev(cmd *cobra.Command, cfg dev.Config) error {
+	switch {
+	case cfg.For < 0:
+		return &usageError{err: fmt.Errorf("--for must be at least 0, got %s", cfg.For), help: "pelton dev --help"}
+	case cfg.BrokersOnly && (cfg.Assert || cfg.For > 0):
+		return &usageError{err: errors.New("--brokers-only has no messages to run --for or to --assert"), help: "pelton dev --help"}
+	}
+	settings, err := a.settings(cmd, config.PartNone)
+	if err != nil {
+		return err
+	}
+	if settings.Log.Level == "info" && !cmd.Flags().Changed("log-level") {
+		settings.Log.Level = "warn" // the lines of the steps say what is usual
+	}
+	log, err := a.logger(settings)
+	if err != nil {
+		return err
+	}
+	cfg.Stdout, cfg.Terminal, cfg.Logger = a.stdout, logging.IsTerminal(a.stdout), log
+	return dev.Run(cmd.Context(), cfg)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pelton/engine"
+	"pelton/engine/wire"
+	"pelton/internal/config"
+)
+
+// sendFlags is what send reads of its command line.
+type sendFlags struct {
+	queue       string
+	id          string
+	maxAttempts int
+	headers     []string
+	count       int
+	quiet       bool
+	timeout     *time.Duration
+}
+
+func (a *app) send() *cobra.Command {
+	var f sendFlags
+	cmd := &cobra.Command{
+		Use:     "send TASK BODY",
+		Aliases: []string{"enqueue"},
+		GroupID: groupClients,
+		Short:   "Send a task and print its id",
+		Long: `Send a task and print its id once the broker has stored it.
+
+BODY is JSON: as it stands, of a file with @FILE, or of standard input with -.
+An id of your own makes sending safe to repeat: while a task with that id waits
+or runs, another is refused with exit code 7.`,
+		Example: `  pelton send print '{"message":"hi"}'
+  pelton send add '{"a":2,"b":3}' --queue mail --id sum-1
+  pelton send resize @job.json -H customer=42 --max-attempts 3
+  date +%s | pelton send print -`,
+		Annotations: map[string]string{natsEquivalent: `  nats pub -J pelton.task.default.print '{"message":"hi"}'
+  nats pub -J pelton.task.mail.add.sum-1 '{"a":2,"b":3}' -H Nats-Expected-Last-Subject-Sequence:0`},
+		Args: takes("TASK", "BODY"),
+	}
+	cmd.Flags().StringVar(&f.queue, "queue", engine.DefaultQueue, "`QUEUE` to send to")
+	cmd.Flags().StringVar(&f.id, "id", "", "`ID` of the task")
+	cmd.Flags().IntVar(&f.maxAttempts, "max-attempts", 0, "`NUMBER` of attempts, the first included")
+	cmd.Flags().StringArrayVarP(&f.headers, "header", "H", nil, "header `NAME=VALUE` for the handler")
+	cmd.Flags().IntVar(&f.count, "count", 1, "`NUMBER` of times to send it")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "ids only, which is all there is")
+	f.timeout = timeoutFlag(cmd, 10*time.Second, "`DURATION` in which the broker must answer")
+	natsFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runSend(cmd, f, args[0], args[1]) }
+	return cmd
+}
+
+func (a *app) runSend(cmd *cobra.Command, f sendFlags, task, arg string) error {
+	cfg, err := a.settings(cmd, config.PartNone)
+	if err != nil {
+		return err
+	}
+	opts, err := f.options(cmd)
+	if err != nil {
+		return &usageError{err: err, help: cmd.CommandPath() + " --help"}
+	}
+	body, err := a.body(arg)
+	if err != nil {
+		return &usageError{err: err}
+	}
+	return a.ask(cmd, cfg, *f.timeout, func(ctx context.Context, c *engine.Client) error {
+		for range f.count {
+			r, err := c.SendRaw(ctx, f.queue, task, body, opts...)
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintln(a.stdout, r.ID()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (f sendFlags) options(cmd *cobra.Command) ([]engine.SendOption, error) {
+	var opts []engine.SendOption
+	switch {
+	case f.count < 1:
+		return nil, fmt.Errorf("--count must be at least 1, got %d", f.count)
+	case f.id != "" && f.count > 1:
+		return nil, errors.New("--id is for one task, --count for several")
+	case f.id != "":
+		opts = append(opts, engine.WithID(f.id))
+	}
+	if cmd.Flags().Changed("max-attempts") {
+		opts = append(opts, engine.WithMaxAttempts(f.maxAttempts))
+	}
+	for _, header := range f.headers {
+		name, value, err := parseHeader(header)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, engine.WithHeader(name, value))
+	}
+	return opts, nil
+}
+
+// body reads an argument that is JSON, @FILE or -.
+func (a *app) body(arg string) ([]byte, error) {
+	body := []byte(arg)
+	var err error
+	if arg == "-" {
+		body, err = io.ReadAll(a.stdin)
+	} else if name, isFile := strings.CutPrefix(arg, "@"); isFile {
+		body, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	body = bytes.TrimSpace(body)
+	err = wire.DefaultLimits.CheckJSON(body)
+	if err != nil && len(body) > 0 && len(body) < 200 && !json.Valid(body) {
+		err = fmt.Errorf("%w; a text needs quotes: '%s'", err, quoted(string(body)))
+	}
+	return body, err
+}
+
+// quoted is a text as JSON.
+func quoted(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return `""`
+	}
+	return string(b)
+}

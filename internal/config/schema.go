@@ -1,0 +1,94 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// any name, in the pattern of a key.
+const wildcard = "*"
+
+// leaf is a key that can be set, or a pattern of such keys.
+type leaf struct {
+	pattern []string // worker grace, queues * max_pending
+	names   []string // what the name at each wildcard is of: queue, route
+	typ     reflect.Type
+}
+
+func (l leaf) String() string { return strings.Join(l.pattern, ".") }
+
+// schema is every key there is, read from the fields of Settings.
+var schema = sync.OnceValue(func() []leaf {
+	return leaves(reflect.TypeFor[Settings](), nil, nil)
+})
+
+func leaves(typ reflect.Type, pattern, names []string) []leaf {
+	var out []leaf
+	for f := range typ.Fields() {
+		at := append(slices.Clone(pattern), f.Tag.Get("koanf"))
+		switch {
+		case f.Type.Kind() == reflect.Struct:
+			out = append(out, leaves(f.Type, at, names)...)
+		case f.Type.Kind() != reflect.Map:
+			out = append(out, leaf{at, names, f.Type})
+		default:
+			named := append(slices.Clone(names), f.Tag.Get("names"))
+			each := append(slices.Clone(at), wildcard)
+			if f.Type.Elem().Kind() == reflect.Struct {
+				out = append(out, leaves(f.Type.Elem(), each, named)...)
+				continue
+			}
+			// A map of plain values may be written in one piece, too.
+			out = append(out, leaf{at, names, f.Type}, leaf{each, named, f.Type.Elem()})
+		}
+	}
+	return out
+}
+
+// find is the leaf of a key. Names are those at the wildcards.
+func find(key string) (l leaf, names []string, ok bool) {
+	segments := strings.Split(key, ".")
+	for _, l := range schema() {
+		if names, ok := l.match(segments); ok {
+			return l, names, true
+		}
+	}
+	return leaf{}, nil, false
+}
+
+func (l leaf) match(segments []string) (names []string, ok bool) {
+	if len(segments) != len(l.pattern) {
+		return nil, false
+	}
+	for i, want := range l.pattern {
+		switch want {
+		case wildcard:
+			names = append(names, segments[i])
+		case segments[i]:
+		default:
+			return nil, false
+		}
+	}
+	return names, true
+}
+
+// similar is the keys that somebody may have meant who wrote this one: all of
+// them, with the names that the key has where they have any.
+func similar(key string) []string {
+	segments := strings.Split(key, ".")
+	var out []string
+	for _, l := range schema() {
+		pattern := slices.Clone(l.pattern)
+		for i := range pattern {
+			if pattern[i] == wildcard && i < len(segments) {
+				pattern[i] = segments[i]
+			}
+		}
+		if !slices.Contains(pattern, wildcard) {
+			out = append(out, strings.Join(pattern, "."))
+		}
+	}
+	return out
+}

@@ -1,0 +1,127 @@
+package logging_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"pelton/internal/logging"
+)
+
+func TestFormats(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		format logging.Format
+		json   bool
+	}{
+		{"", true}, // a buffer is no terminal
+		{logging.Auto, true},
+		{logging.JSON, true},
+		{logging.Console, false},
+	} {
+		t.Run(string(tc.format), func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			log := logging.New(&out, logging.Options{Format: tc.format})
+			log.Debug("too quiet")
+			log.Warn("nats connection lost", "queue", "mail", "grace", 25*time.Second, "err", errors.New("no\nroute"))
+			line := strings.TrimSuffix(out.String(), "\n")
+			if strings.Contains(line, "\n") || strings.Contains(line, "\x1b") {
+				t.Errorf("not one plain line: %q", line)
+			}
+			var got map[string]any
+			if err := json.Unmarshal([]byte(line), &got); (err == nil) != tc.json {
+				t.Fatalf("JSON %t, want %t: %s", err == nil, tc.json, line)
+			}
+			if !tc.json {
+				for _, part := range []string{"WRN", "nats connection lost", "queue=mail", "grace=25s"} {
+					if !strings.Contains(line, part) {
+						t.Errorf("%q lacks %q", line, part)
+					}
+				}
+				return
+			}
+			if _, err := time.Parse(time.RFC3339Nano, got["time"].(string)); err != nil {
+				t.Error(err)
+			}
+			delete(got, "time")
+			want := map[string]any{"level": "WARN", "msg": "nats connection lost", "queue": "mail", "grace": "25s", "err": "no\nroute"}
+			if len(got) != len(want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+			for key, value := range want {
+				if got[key] != value {
+					t.Errorf("%s is %v, want %v", key, got[key], value)
+				}
+			}
+		})
+	}
+}
+
+func TestLevelMayChange(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	level := new(slog.LevelVar)
+	log := logging.New(&out, logging.Options{Level: level})
+	log.Debug("one")
+	level.Set(slog.LevelDebug)
+	log.Debug("two")
+	if got := out.String(); strings.Contains(got, "one") || !strings.Contains(got, "two") {
+		t.Errorf("wrote %q", got)
+	}
+}
+
+func TestParseLevel(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]slog.Level{"debug": -4, "info": 0, "warn": 4, "error": 8} {
+		if got, err := logging.ParseLevel(s); err != nil || got != want {
+			t.Errorf("%s: %v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "INFO", "warning", "trace"} {
+		if _, err := logging.ParseLevel(s); err == nil {
+			t.Errorf("%q is taken", s)
+		}
+	}
+}
+
+func TestLinesStayWhole(t *testing.T) {
+	t.Parallel()
+	for _, format := range []logging.Format{logging.Console, logging.JSON} {
+		var out bytes.Buffer
+		log := logging.New(&out, logging.Options{Format: format})
+		var group sync.WaitGroup
+		for range 8 {
+			group.Go(func() {
+				for range 50 {
+					log.Info("long", "text", strings.Repeat("x", 300))
+				}
+			})
+		}
+		group.Wait()
+		for line := range strings.Lines(out.String()) {
+			if strings.Count(line, strings.Repeat("x", 300)) != 1 {
+				t.Fatalf("%s: a line in pieces: %q", format, line)
+			}
+		}
+	}
+}
+
+func TestIsTerminal(t *testing.T) {
+	t.Parallel()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	if logging.IsTerminal(null) || logging.IsTerminal(io.Discard) || logging.IsTerminal(nil) {
+		t.Error("what is no terminal is taken for one")
+	}
+}

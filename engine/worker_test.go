@@ -206,11 +206,11 @@ func TestDeadLetter(t *testing.T) {
 func TestRawPublishNeedsNoPelton(t *testing.T) {
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{})
-	engine.HandleRaw(w, "echo", func(_ context.Context, m *engine.Message) ([]byte, error) { return m.Body, nil })
+	engine.HandleRaw(w, "print", func(_ context.Context, m *engine.Message) ([]byte, error) { return m.Body, nil })
 	s.work(w)
 	nc := s.broker.Conn()
 	js, _ := jetstream.New(nc)
-	ack, err := js.Publish(s.ctx(), "pelton.task.default.echo", []byte(`{"message":"hi"}`))
+	ack, err := js.Publish(s.ctx(), "pelton.task.default.print", []byte(`{"message":"hi"}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 func TestBrokersGoneAndBack(t *testing.T) {
 	const gone, back = 30 * time.Second, 5 * time.Second
 	w := newWorld(t)
-	producer := w.start("produce", "--every", "20ms", "--topic", "commands", "--delivery-timeout", "2m")
+	producer := w.start("produce", "--every", "20ms", "--topic", "commands")
 	roles := []*role{producer, w.start("edge", "ingest"), w.start("worker", "--queues", "default:8"), w.start("edge", "emit")}
 	flows := func() {
 		t.Helper()

@@ -48,7 +48,7 @@ delivered. --every, --rate or --count write each MESSAGE again and again.`,
 	bind(cmd, "count", "produce.count", "`NUMBER` of messages to write; 0 is no limit", "")
 	headers := cmd.Flags().StringArrayP("header", "H", nil, "header `NAME=VALUE` of every record")
 	bind(cmd, "acks", "kafka.acks", "`WHO` confirms a record: all, 1 (the leader) or 0 (nobody)", "all")
-	bind(cmd, "retries", "kafka.retries", "`NUMBER` of times a message is tried again before it counts as lost; 0 is no limit", "10")
+	bind(cmd, "retries", "kafka.retries", "`NUMBER` of times a message is tried again before it counts as lost; 0 leaves it to the delivery timeout, two minutes", "0")
 	bind(cmd, "linger", "produce.linger", "`DURATION` for which a message may wait for others", "0s")
 	bind(cmd, "compression", "produce.compression", "`CODEC`: none, gzip, snappy, lz4 or zstd", "snappy")
 	cmd.Flags().Bool("idempotent", true, "do not write a message twice where the client tries again; off with --acks 1 or 0")

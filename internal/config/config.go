@@ -168,7 +168,7 @@ func defaults() map[string]any {
 		"nats.url":                  "nats://127.0.0.1:4222",
 		"kafka.client_id":           "pelton",
 		"kafka.acks":                "all",
-		"kafka.retries":             10,
+		"kafka.retries":             0,
 		"setup.mode":                "verify",
 		"setup.replicas":            1,
 		"results.ttl":               24 * time.Hour,

@@ -29,7 +29,7 @@ func TestDefaults(t *testing.T) {
 	want := config.Settings{
 		Namespace: "pelton",
 		NATS:      config.NATS{URL: "nats://127.0.0.1:4222"},
-		Kafka:     config.Kafka{ClientID: "pelton", Acks: "all", Retries: 10},
+		Kafka:     config.Kafka{ClientID: "pelton", Acks: "all"},
 		Setup:     config.Setup{Mode: "verify", Replicas: 1},
 		Results:   config.Results{TTL: 24 * time.Hour, Max: 2_000_000},
 		Dead:      config.Dead{MaxAge: 336 * time.Hour},

@@ -28,11 +28,14 @@ func judge(r *Record, d *delivery) verdict {
 	case !d.due && r.Sequence != 0 && r.Sequence != d.sequence && r.State != wire.StateQueued:
 		// Another message of this id was taken first and is not finished.
 		return verdictDone
+	case r.State == wire.StateScheduled || r.State == wire.StateRetrying:
+		if d.due && r.Attempt <= d.meta.Attempt {
+			return verdictRun // its time has come
+		}
+		// This message has led to what is parked; perhaps only in the record.
+		return verdictParked
 	case r.Attempt > d.meta.Attempt:
-		return verdictParked
-	case !d.due && (r.State == wire.StateScheduled || r.State == wire.StateRetrying):
-		// This message was parked, and the ack was lost.
-		return verdictParked
+		return verdictDone // the next attempt is under way: its message exists
 	}
 	return verdictRun
 }

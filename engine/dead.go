@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -18,12 +19,21 @@ func (w *Worker) deadMessage(d *delivery, f *wire.Failure, now time.Time) *nats.
 	h.Set(wire.HeaderErrorType, headerLine(f.Type, 64))
 	h.Set(wire.HeaderError, headerLine(f.Message, 1024))
 	h.Set(wire.HeaderDiedAt, wire.FormatTime(now))
-	return &nats.Msg{
+	m := &nats.Msg{
 		Subject: w.c.ns.DeadSubject(d.queue(), d.addr.Task, d.id),
 		Header:  nats.Header(h),
 		Data:    d.msg.Data,
 	}
+	// With the reason it may be more than the broker takes.
+	if most := w.c.nc.MaxPayload(); most > 0 && int64(m.Size()) > most {
+		h.Set(wire.HeaderError, headerLine(fmt.Sprintf("%s (of %d bytes the first %d are kept)", f.Message, len(m.Data), deadHead), 1024))
+		m.Data = m.Data[:min(len(m.Data), deadHead)]
+	}
+	return m
 }
+
+// deadHead is how much of a body is kept that would not fit, in bytes.
+const deadHead = 4 << 10
 
 // deadOnArrival is the built-in task that an edge publishes in place of a
 // record that no rule accepts: it fails at once, for the reason in its headers.

@@ -104,6 +104,9 @@ func (w *Worker) process(working context.Context, d *delivery) result {
 	if d.addr.Task == wire.TaskDead {
 		return deadOnArrival(d)
 	}
+	if err := w.checkBody(d); err != nil {
+		return failed(badInput(err))
+	}
 	h, known := w.handlers[d.addr.Task]
 	if !known {
 		return result{kind: resultUnknown}
@@ -111,15 +114,15 @@ func (w *Worker) process(working context.Context, d *delivery) result {
 	return w.execute(working, d, h)
 }
 
+func (w *Worker) checkBody(d *delivery) error {
+	if d.meta.JSON() {
+		return w.c.limits.CheckJSON(d.msg.Data)
+	}
+	return w.c.limits.CheckSize(d.msg.Data)
+}
+
 // execute runs the handler under its deadline.
 func (w *Worker) execute(working context.Context, d *delivery, h handler) result {
-	if d.meta.JSON() {
-		if err := w.c.limits.CheckJSON(d.msg.Data); err != nil {
-			return failed(badInput(err))
-		}
-	} else if err := w.c.limits.CheckSize(d.msg.Data); err != nil {
-		return failed(badInput(err))
-	}
 	timeout := d.meta.Timeout
 	orDuration(&timeout, w.cfg.Timeout)
 	ctx, cancel := context.WithCancelCause(working)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -199,11 +200,12 @@ func (p *puller) reset() {
 // drain ends the subscription. What the broker has sent already still arrives;
 // then drained is called.
 func (p *puller) drain(drained func()) {
-	p.sub.SetClosedHandler(func(string) { drained() })
+	var once sync.Once
+	p.sub.SetClosedHandler(func(string) { once.Do(drained) })
 	if err := p.sub.Drain(); err != nil {
 		// The connection is gone, and with it the subscription: nothing comes.
 		_ = p.sub.Unsubscribe()
-		drained()
+		once.Do(drained)
 	}
 }
 

@@ -322,6 +322,8 @@ func TestStrangeMessagesAreBuriedAndTheRestGoesOn(t *testing.T) {
 		{"wrong type", publish("pelton.task.default.greet", "5"), "cannot unmarshal number"},
 		{"deep", publish("pelton.task.default.greet", strings.Repeat("[", 100_000)), "levels deep"},
 		{"large", publish("pelton.task.default.greet", `"`+strings.Repeat("x", 600<<10)+`"`), "at most 524288 bytes"},
+		{"as large as the broker takes", publish("pelton.task.default.greet", `"`+strings.Repeat("x", 1<<20-200)+`"`), "at most 524288 bytes"},
+		{"large and unknown", publish("pelton.task.default.nobody", `"`+strings.Repeat("x", 600<<10)+`"`), "at most 524288 bytes"},
 		{"task *", publish("pelton.task.default.*", `"x"`), `task "*"`},
 		{"five tokens", publish("pelton.task.default.greet.a.b", `"x"`), `id "a.b"`},
 		{"attempt -1", publish("pelton.task.default.greet", `"x"`, "Pelton-Attempt", "-1"), `Pelton-Attempt "-1"`},
@@ -520,5 +522,31 @@ func TestGoexitTakesNoSlot(t *testing.T) {
 	}
 	if _, err := g.Wait(s.ctx()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestHandlerThatIgnoresItsContextIsLeftBehind(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Grace: 10 * time.Millisecond})
+	running, release, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	engine.HandleRaw(w, "deaf", func(context.Context, *engine.Message) ([]byte, error) {
+		close(running)
+		<-release
+		close(left)
+		return []byte(`"too late"`), nil
+	})
+	stop := s.work(w)
+	r, err := s.client.SendRaw(s.ctx(), "default", "deaf", []byte(`1`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-running
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	close(release) // after Run has returned: its outcome is nobody's any more
+	<-left
+	if record, err := r.Record(s.ctx()); err != nil || record.State != wire.StateStarted {
+		t.Errorf("record %+v, %v", record, err)
 	}
 }

@@ -111,6 +111,8 @@ func TestJudge(t *testing.T) {
 		{"retry parked, ack lost", plain, record(wire.StateRetrying, 2, 3, 7), verdictParked},
 		{"delay parked, ack lost", plain, record(wire.StateScheduled, 2, 2, 7), verdictParked},
 		{"due again after the next was parked", due, record(wire.StateRetrying, 2, 3, 7), verdictParked},
+		{"the next attempt runs already", plain, record(wire.StateStarted, 2, 3, 7), verdictDone},
+		{"the next attempt was handed back", due, record(wire.StateQueued, 2, 3, 7), verdictDone},
 		{"its own time", due, record(wire.StateRetrying, 2, 2, 7), verdictRun},
 		{"started by a worker that died", due, record(wire.StateStarted, 2, 2, 7), verdictRun},
 	} {

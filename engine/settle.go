@@ -159,41 +159,48 @@ func (w *Worker) parkedAgain(d *delivery, r *Record) *settlement {
 // settler pays settlements, as many at once as have gathered while it paid the
 // last ones. It is one goroutine; add may be called from many.
 type settler struct {
-	w  *Worker
-	in chan *settlement
+	w      *Worker
+	in     chan *settlement
+	closed chan struct{}
 }
 
-func newSettler(w *Worker) *settler { return &settler{w: w, in: make(chan *settlement, 1024)} }
+func newSettler(w *Worker) *settler {
+	return &settler{w: w, in: make(chan *settlement, 1024), closed: make(chan struct{})}
+}
 
 // add hands over a settlement; nil owes nothing but the end of the lease's
-// renewal, which its maker has seen to.
+// renewal, which its maker has seen to. After close it does nothing: a handler
+// that was left behind has an outcome that nobody may record any more.
 func (s *settler) add(x *settlement) {
-	if x != nil {
-		s.in <- x
+	if x == nil {
+		return
+	}
+	select {
+	case s.in <- x:
+	case <-s.closed:
 	}
 }
 
-// close lets run end when all is paid. No add may follow.
-func (s *settler) close() { close(s.in) }
+// close lets run end when all is paid.
+func (s *settler) close() { close(s.closed) }
 
 // run pays until closed and until nothing is open: paid, or lost with its
 // lease.
 func (s *settler) run() {
 	var open []*settlement
 	pause := time.Duration(0)
-	for in := s.in; in != nil || len(open) > 0; {
+	for closed := s.closed; closed != nil || len(open) > 0; {
 		var again <-chan time.Time
 		if len(open) > 0 {
 			again = time.After(pause)
 		}
 		select {
-		case x, ok := <-in:
-			if !ok {
-				in = nil
-				continue
-			}
+		case x := <-s.in:
 			open = s.gather(append(open, x))
 		case <-again:
+		case <-closed:
+			closed = nil
+			open = s.gather(open)
 		}
 		before := len(open)
 		open = s.pay(open)
@@ -208,10 +215,7 @@ func (s *settler) run() {
 func (s *settler) gather(open []*settlement) []*settlement {
 	for len(open) < cap(s.in) {
 		select {
-		case x, ok := <-s.in:
-			if !ok {
-				return open
-			}
+		case x := <-s.in:
 			open = append(open, x)
 		default:
 			return open

@@ -135,6 +135,9 @@ func (cfg WorkerConfig) validate() error {
 	return cfg.Setup.validate()
 }
 
+// flushWithin bounds the last flush of a worker that ends.
+const flushWithin = 2 * time.Second
+
 // Worker runs the tasks of its queues. Handlers are registered before Run.
 type Worker struct {
 	c        *Client
@@ -282,6 +285,9 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	w.aside.Wait()
 	w.settler.close()
 	<-settled
+	// The last acks and naks must have left before the caller closes the
+	// connection; should they be lost, the messages come back.
+	_ = w.c.nc.FlushTimeout(flushWithin)
 	w.log.InfoContext(working, "worker ended")
 	if errors.Is(context.Cause(ctx), ErrClosed) {
 		return context.Cause(ctx)

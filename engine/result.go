@@ -138,7 +138,9 @@ func (c *Client) heard(ctx context.Context, sub *nats.Subscription, id string, r
 // Lookup is what is known of a task wherever it is: its record, or, for one
 // that waits for its first run, a record made from its message. The error is
 // [ErrNotFound] only after the leaders were asked, so it is never said of a
-// task that was acknowledged to the caller.
+// task that was acknowledged to the caller. A task whose id follows from its
+// origin (a Kafka record, say) stands in no subject of its own: it is found from
+// its first record on.
 func (c *Client) Lookup(ctx context.Context, queue, id string) (*Record, error) {
 	if err := checkRef(queue, id); err != nil {
 		return nil, err

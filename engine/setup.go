@@ -48,60 +48,79 @@ func (w *Worker) topology() (topology.Topology, error) {
 	return topology.New(wanted)
 }
 
-// setup does what the mode says.
-func (w *Worker) setup(ctx context.Context) error {
-	topo, err := w.topology()
-	if err != nil {
+// Ensure waits for the broker and then does what the mode says about streams,
+// consumers and buckets; a role calls it before its work. What is missing or
+// against the contract is an error that names the field, both values and the
+// command that mends it (topology.ErrMissing, topology.ErrDrift). A broker that
+// does not answer is waited for, with one warning, until ctx is done.
+func (c *Client) Ensure(ctx context.Context, mode SetupMode, topo topology.Topology) error {
+	if err := mode.validate(); err != nil {
 		return err
 	}
-	switch w.cfg.Setup {
+	if err := waitConnected(ctx, c.nc, c.log); err != nil {
+		return err
+	}
+	return c.persist(ctx, func(ctx context.Context) error { return c.ensureOnce(ctx, mode, topo) })
+}
+
+func (c *Client) ensureOnce(ctx context.Context, mode SetupMode, topo topology.Topology) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	switch mode {
 	case SetupManage:
-		_, err := topology.Apply(ctx, w.c.js, topo)
+		_, err := topology.Apply(ctx, c.js, topo)
 		return err
 	case SetupVerify:
-		return topology.Verify(ctx, w.c.js, topo)
+		return topology.Verify(ctx, c.js, topo)
 	default:
 		return nil
 	}
 }
 
-// bind makes the pools once the broker meets the contract. A broker that does
-// not answer is asked again until ctx is done.
-func (w *Worker) bind(ctx context.Context) ([]*pool, error) {
-	warned := false
-	for {
-		pools, err := w.bindOnce(ctx)
+// persist tries until the broker answers or ctx is done.
+func (c *Client) persist(ctx context.Context, try func(context.Context) error) error {
+	for warned := false; ; warned = true {
+		err := try(ctx)
 		if err == nil || !temporary(err) {
-			return pools, err
+			return err
 		}
-		if !warned && ctx.Err() == nil {
-			w.log.WarnContext(ctx, "jetstream does not answer, trying on", "err", err)
-			warned = true
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !warned {
+			c.log.WarnContext(ctx, "jetstream does not answer, trying on", "err", err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, nil
+			return ctx.Err()
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
 }
 
-func (w *Worker) bindOnce(ctx context.Context) ([]*pool, error) {
-	setting, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if err := w.setup(setting); err != nil {
+// bind makes the pools once the broker meets the contract.
+func (w *Worker) bind(ctx context.Context) ([]*pool, error) {
+	topo, err := w.topology()
+	if err != nil {
 		return nil, err
 	}
-	pools := make([]*pool, 0, len(w.cfg.Queues))
-	for _, q := range w.cfg.Queues {
-		lane := wire.PlainLane(q.Name)
-		ackWait, err := bindable(ctx, w.c, w.c.ns.TaskStream(lane), wire.WorkersDurable)
-		if err != nil {
-			return nil, err
-		}
-		pools = append(pools, newPool(w, lane, q.Slots, ackWait))
+	if err := w.c.Ensure(ctx, w.cfg.Setup, topo); err != nil {
+		return nil, err
 	}
-	return pools, nil
+	var pools []*pool
+	err = w.c.persist(ctx, func(ctx context.Context) error {
+		pools = pools[:0]
+		for _, q := range w.cfg.Queues {
+			lane := wire.PlainLane(q.Name)
+			ackWait, err := bindable(ctx, w.c, w.c.ns.TaskStream(lane), wire.WorkersDurable)
+			if err != nil {
+				return err
+			}
+			pools = append(pools, newPool(w, lane, q.Slots, ackWait))
+		}
+		return nil
+	})
+	return pools, err
 }
 
 // temporary reports whether a set-up failed only because nobody answered.
@@ -122,7 +141,11 @@ func (w *Worker) mend() {
 		defer w.mending.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), requestTimeout) //nolint:forbidigo // bounded, and waited for
 		defer cancel()
-		if err := w.setup(ctx); err != nil && !temporary(err) {
+		topo, err := w.topology()
+		if err == nil {
+			err = w.c.ensureOnce(ctx, w.cfg.Setup, topo)
+		}
+		if err != nil && !temporary(err) {
 			w.log.WarnContext(ctx, "cannot mend streams and consumers", "err", err)
 		}
 	})

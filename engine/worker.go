@@ -242,14 +242,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	if w.used.Swap(true) {
 		return fmt.Errorf("worker: %w", ErrClosed)
 	}
-	if err := waitConnected(ctx, w.c.nc, w.log); err != nil {
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to end before the broker was there
-		}
-		return err
-	}
 	pools, err := w.bind(ctx)
-	if err != nil || ctx.Err() != nil {
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // told to end before the broker was there
+	}
+	if err != nil {
 		return err
 	}
 	return w.work(ctx, pools)

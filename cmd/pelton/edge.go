@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,8 @@ import (
 
 	"pelton/edges/emit"
 	"pelton/edges/ingest"
+	"pelton/engine"
+	"pelton/engine/topology"
 	"pelton/engine/wire"
 	"pelton/internal/config"
 )
@@ -36,7 +39,7 @@ func (a *app) edge() *cobra.Command {
 type runner interface{ Run(context.Context) error }
 
 // runEdges runs edges side by side. The first that fails ends the others.
-func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, build func(name string, nc *nats.Conn, log *slog.Logger) (runner, error)) error {
+func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, uses streams, build func(name string, nc *nats.Conn, log *slog.Logger) (runner, error)) error {
 	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, log *slog.Logger) error {
 		edges := make([]runner, 0, len(cfg.Names))
 		for _, name := range cfg.Names {
@@ -46,12 +49,39 @@ func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, build func(name s
 			}
 			edges = append(edges, edge)
 		}
+		if err := uses.ensure(ctx, cfg, nc, log); err != nil {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // told to end before the broker was there
+			}
+			return err
+		}
 		group, ctx := errgroup.WithContext(ctx)
 		for _, edge := range edges {
 			group.Go(func() error { return edge.Run(ctx) })
 		}
 		return group.Wait()
 	})
+}
+
+// streams is what an edge needs of the broker.
+type streams struct {
+	kind   topology.Kind
+	queues []string
+}
+
+// ensure verifies them, or makes them where the setup mode is manage.
+func (s streams) ensure(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logger) error {
+	client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: log})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	slices.Sort(s.queues)
+	topo, err := topology.New(topologyConfig(cfg, slices.Compact(s.queues)))
+	if err != nil {
+		return &usageError{err: err}
+	}
+	return client.Ensure(ctx, engine.SetupMode(cfg.Setup.Mode), topo.Only(func(stream topology.Stream) bool { return stream.Kind == s.kind }))
 }
 
 func (a *app) ingest() *cobra.Command {
@@ -91,7 +121,11 @@ operator can do.`,
 		} else if len(cfg.Names) > 1 {
 			return &usageError{err: errors.New("--from-offset is for one route, name it"), help: cmd.CommandPath() + " --help"}
 		}
-		return a.runEdges(cmd, cfg, func(name string, nc *nats.Conn, log *slog.Logger) (runner, error) {
+		uses := streams{kind: topology.Tasks}
+		for _, name := range cfg.Names {
+			uses.queues = append(uses.queues, cfg.Edges.Ingest[name].Queue)
+		}
+		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, log *slog.Logger) (runner, error) {
 			out := ingestConfig(cfg, name, nc, log)
 			out.FromOffset = from
 			return ingest.New(out)
@@ -157,7 +191,11 @@ what an operator can do.`,
 		if err != nil {
 			return &usageError{err: err, help: cmd.CommandPath() + " --help"}
 		}
-		return a.runEdges(cmd, cfg, func(name string, nc *nats.Conn, log *slog.Logger) (runner, error) {
+		uses := streams{kind: topology.Results}
+		for _, name := range cfg.Names {
+			uses.queues = append(uses.queues, cfg.Edges.Emit[name].Queues...)
+		}
+		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, log *slog.Logger) (runner, error) {
 			out := emitConfig(cfg, name, log)
 			out.NATS, out.From = nc, maps.Clone(sequences)
 			return emit.New(out)

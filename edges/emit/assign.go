@@ -47,7 +47,9 @@ func newAssignment(ctx context.Context, e *Emit, admin *kgo.Client) *assignment 
 
 // runGroup is a member of the group until ctx is done or a shard cannot go on.
 func (e *Emit) runGroup(ctx context.Context, a *assignment) error {
-	group, err := e.joinGroup(a)
+	life, abandon := context.WithCancel(a.base)
+	defer abandon()
+	group, err := e.joinGroup(life, a)
 	if err != nil {
 		return err
 	}
@@ -64,17 +66,21 @@ func (e *Emit) runGroup(ctx context.Context, a *assignment) error {
 	leave, cancel := context.WithTimeout(a.base, leaveTimeout)
 	defer cancel()
 	_ = group.LeaveGroupContext(leave) // else the session timeout tells the others
+	// Closing alone would wait for the answer to a join or sync in flight, which
+	// the broker holds back while it waits for other members.
+	abandon()
 	group.Close()
 	polling.Wait()
 	return err
 }
 
-func (e *Emit) joinGroup(a *assignment) (*kgo.Client, error) {
+func (e *Emit) joinGroup(life context.Context, a *assignment) (*kgo.Client, error) {
 	cfg := e.cfg.Kafka
 	if cfg.Logger == nil {
 		cfg.Logger = e.log
 	}
 	group, err := kafka.New(cfg,
+		kgo.WithContext(life),
 		kgo.ConsumerGroup(e.cfg.group()),
 		kgo.ConsumeTopics(e.cfg.LedgerTopic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtEnd()),

@@ -46,7 +46,7 @@ func TestShardsMove(t *testing.T) {
 	cfg := w.config()
 	cfg.Queues, cfg.Shards = queues, 4
 	cfg.SessionTimeout = 250 * time.Millisecond
-	cfg.MaxBatch = 10
+	cfg.MaxBatch, cfg.Grace = 10, 500*time.Millisecond
 	var emitted atomic.Int64
 	cfg.OnEmit = func(Emitted) { emitted.Add(1) }
 	w.ensureLedger(cfg)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
-
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"pelton/edges/internal/kafka"
@@ -99,6 +98,7 @@ type lossy struct {
 	net.Dialer
 	armed, broken atomic.Bool
 	lost          chan struct{}
+	hold          chan struct{} // where set, every EndTxn waits here
 }
 
 func newLossy() *lossy { return &lossy{lost: make(chan struct{}, 1)} }
@@ -118,14 +118,19 @@ type lossyConn struct {
 }
 
 func (c *lossyConn) Write(b []byte) (int, error) {
-	if len(b) > 6 && int16(b[4])<<8|int16(b[5]) == int16(kmsg.EndTxn) {
-		if c.l.broken.Load() {
-			return 0, io.ErrClosedPipe
-		}
-		if c.l.armed.CompareAndSwap(true, false) {
-			c.l.broken.Store(true)
-			c.lose.Store(true)
-		}
+	if len(b) < 6 || int16(b[4])<<8|int16(b[5]) != int16(kmsg.EndTxn) {
+		return c.Conn.Write(b)
+	}
+	if c.l.hold != nil {
+		c.l.lost <- struct{}{}
+		<-c.l.hold
+	}
+	if c.l.broken.Load() {
+		return 0, io.ErrClosedPipe
+	}
+	if c.l.armed.CompareAndSwap(true, false) {
+		c.l.broken.Store(true)
+		c.lose.Store(true)
 	}
 	return c.Conn.Write(b)
 }
@@ -144,6 +149,11 @@ func (c *lossyConn) Read(b []byte) (int, error) {
 // before the emitter has given up. Only the ledger knows.
 func TestLostAnswerToCommit(t *testing.T) {
 	w := newWorld(t, "default")
+	w.loseAnswers()
+}
+
+func (w *world) loseAnswers() {
+	w.t.Helper()
 	link := newLossy()
 	cfg := w.config()
 	cfg.Kafka.Dial = link.Dial
@@ -355,6 +365,41 @@ func TestZombieCannotEndWhatItProduced(t *testing.T) {
 	close(thaw)
 	if err := <-failed; kafka.Classify(err) != kafka.Fenced {
 		t.Errorf("zombie's commit: %v, want it fenced", err)
+	}
+	w.exact()
+}
+
+// A commit that was sent in time and arrives after the successor has opened
+// commits nothing.
+func TestCommitArrivesTooLate(t *testing.T) {
+	w := newWorld(t, "default")
+	w.commitTooLate()
+}
+
+func (w *world) commitTooLate() {
+	w.t.Helper()
+	cfg := w.config()
+	w.ensureLedger(cfg)
+	link := newLossy()
+	slow := cfg
+	slow.Kafka.Dial = link.Dial
+	old, heir := w.session(slow), w.session(cfg)
+	w.succeed("default", 0, 10)
+	zombie := old()
+	defer zombie.close()
+	batch := zombie.next(w, 10)
+	link.hold = make(chan struct{})
+	failed := make(chan error)
+	go func() { failed <- zombie.commit(w.ctx, batch) }()
+	<-link.lost // it is on its way
+	successor := heir()
+	defer successor.close()
+	close(link.hold)
+	if err := <-failed; kafka.Classify(err) != kafka.Fenced {
+		w.t.Errorf("zombie's commit: %v, want it fenced", err)
+	}
+	if err := successor.commit(w.ctx, successor.next(w, 10)); err != nil {
+		w.t.Fatal(err)
 	}
 	w.exact()
 }

@@ -297,7 +297,7 @@ func (c Config) queuesOf(shard int32) []string {
 	for _, queue := range c.Queues {
 		h := fnv.New32a()
 		_, _ = h.Write([]byte(queue))
-		if int32(h.Sum32()%uint32(c.Shards)) == shard { //nolint:gosec // both are below 1001
+		if int32(h.Sum32()%uint32(c.Shards)) == shard {
 			queues = append(queues, queue)
 		}
 	}

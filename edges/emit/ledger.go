@@ -54,7 +54,7 @@ func LedgerTopicSpec(cfg Config) kafka.TopicSpec {
 	cfg = cfg.withDefaults()
 	return kafka.TopicSpec{
 		Name:       cfg.LedgerTopic,
-		Partitions: int32(min(cfg.Shards, mostShards)), //nolint:gosec // bounded
+		Partitions: int32(min(cfg.Shards, mostShards)),
 		Configs: map[string]string{
 			"cleanup.policy": "compact",
 			// Openings read the partition from its start. Only closed
@@ -79,7 +79,7 @@ func EnsureLedger(ctx context.Context, cfg Config) (created bool, err error) {
 	if err != nil && !errors.Is(err, kafka.ErrNoTopic) {
 		return false, err
 	}
-	spec.Partitions = max(spec.Partitions, int32(have)) //nolint:gosec // Kafka's own count
+	spec.Partitions = max(spec.Partitions, int32(have))
 	return kafka.EnsureTopic(ctx, cl, spec)
 }
 

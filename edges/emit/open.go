@@ -125,7 +125,7 @@ func (s *shard) producer(limits map[string]int) (*kgo.Client, error) {
 		kgo.RecordPartitioner(newPartitioner(cfg.LedgerTopic)),
 		kgo.ProducerBatchMaxBytesFn(func(topic string) int32 {
 			if limit, ok := limits[topic]; ok {
-				return int32(limit) //nolint:gosec // checked
+				return int32(limit)
 			}
 			return defaultMaxRecordBytes
 		}),
@@ -167,7 +167,7 @@ func (x *session) passBarrier(ctx context.Context, partitions []int32) (map[int3
 	for _, partition := range partitions {
 		records = append(records, x.e.entry(partition, x.e.cfg.barrierKey(x.number), b))
 	}
-	if err := x.transact(ctx, records, nil); err != nil {
+	if err := x.transact(ctx, records, hooks{}); err != nil {
 		return nil, fmt.Errorf("barrier: %w", err)
 	}
 	if err := x.e.cfg.hooks.step(stepBarrier, x.number); err != nil {
@@ -185,7 +185,7 @@ func (x *session) lookElsewhere(ctx context.Context) error {
 		return err
 	}
 	var others []int32
-	for partition := range int32(count) { //nolint:gosec // Kafka's own count
+	for partition := range int32(count) {
 		if partition != x.number {
 			others = append(others, partition)
 		}
@@ -216,34 +216,50 @@ func (x *session) lookElsewhere(ctx context.Context) error {
 
 // resume checks every position against its bucket and begins to read after it.
 func (x *session) resume(ctx context.Context, positions map[string]position) error {
+	for _, q := range x.queues {
+		if err := x.resumeQueue(ctx, q, positions[q.name]); err != nil {
+			return err
+		}
+	}
 	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
 	x.stop = stop
-	for _, q := range x.queues {
-		// Asked again, because the position is newer than the first answer.
-		info, err := x.info(ctx, q)
-		if err != nil {
-			return err
-		}
-		if info == nil {
-			x.log.WarnContext(ctx, "queue has no bucket for its results yet", "queue", q.name, "stream", q.stream)
-			x.missing = append(x.missing, q)
-			continue
-		}
-		if err := x.place(q, positions[q.name], info); err != nil {
-			return err
-		}
-		src, err := x.source(ctx, q)
-		if err != nil {
-			return err
-		}
-		x.sources = append(x.sources, src)
-	}
 	for _, src := range x.sources {
 		x.reading.Go(func() {
 			if err := x.readAll(reading, src); err != nil && reading.Err() == nil {
 				x.failed <- fmt.Errorf("stream %s: %w", src.queue.stream, err)
 			}
 		})
+	}
+	return nil
+}
+
+func (x *session) resumeQueue(ctx context.Context, q *queue, known position) error {
+	// Asked after the position was read: an answer from before could be older.
+	info, err := x.info(ctx, q)
+	if err != nil {
+		return err
+	}
+	if info == nil {
+		x.log.WarnContext(ctx, "queue has no bucket for its results yet", "queue", q.name, "stream", q.stream)
+		x.missing = append(x.missing, q)
+		return nil
+	}
+	if err := x.place(q, known, info); err != nil {
+		return err
+	}
+	src, err := x.source(ctx, q)
+	if err != nil {
+		return err
+	}
+	x.sources = append(x.sources, src)
+	// A consumer ends with its stream. One that was made on the stream of the
+	// position can be trusted from here on.
+	again, err := x.info(ctx, q)
+	switch {
+	case err != nil:
+		return err
+	case again == nil || !again.Created.Equal(info.Created):
+		return errBegin
 	}
 	return nil
 }
@@ -256,14 +272,13 @@ func (x *session) place(q *queue, known position, info *jetstream.StreamInfo) er
 	if info.State.Msgs > 0 {
 		begin.At = info.State.FirstTime
 	}
-	if sequence, ok := x.e.fromSequence(q.name); ok {
-		begin.Sequence = max(sequence, 1) - 1
-		q.read, q.written = begin, position{}
-		return nil
+	sequence, named := x.e.fromSequence(q.name)
+	if !named {
+		sequence = info.State.FirstSeq
 	}
-	if known.Stream == "" {
-		begin.Sequence = max(info.State.FirstSeq, 1) - 1
-		q.read, q.written = begin, position{}
+	if named || known.Stream == "" {
+		begin.Sequence = max(sequence, 1) - 1
+		q.read, q.written, q.first = begin, position{}, true
 		return nil
 	}
 	q.read, q.written = known, known

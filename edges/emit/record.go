@@ -2,6 +2,7 @@ package emit
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -163,10 +164,8 @@ func cut(s string, n int) string {
 // topic is the one the task asked for, if that is allowed.
 func (x *session) topic(rec *wire.Record) string {
 	asked := rec.ReplyTopic
-	for _, topic := range x.e.cfg.ReplyTopics {
-		if asked == topic {
-			return asked
-		}
+	if slices.Contains(x.e.cfg.ReplyTopics, asked) {
+		return asked
 	}
 	if asked != "" && asked != x.e.cfg.Topic && x.e.firstRefusal(asked) {
 		x.log.Warn("result asks for a topic that is not among the reply topics",

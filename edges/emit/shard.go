@@ -53,6 +53,7 @@ type queue struct {
 	lifetime time.Duration // of its results; 0 is for ever
 	read     position      // how far it is read
 	written  position      // what the ledger says; zero if unknown or nothing
+	first    bool          // begun without a position, and not read to the end since
 	reported uint64        // highest sequence that was logged as no record
 	lagging  bool          // and that was logged
 }
@@ -86,7 +87,7 @@ func (s *shard) run(take, work context.Context) error {
 		progress, err := s.attempt(take, work)
 		switch {
 		case take.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // what comes of being stopped is no failure
 		case errors.Is(err, ErrStopped):
 			return err
 		case errors.Is(err, errBegin):
@@ -146,7 +147,7 @@ func (s *shard) wait(err error, failures int) time.Duration {
 func backoff(failures int) time.Duration {
 	wait := backoffMin << min(failures-1, 10)
 	wait = min(wait, backoffMax)
-	return wait - time.Duration(rand.Int64N(int64(wait)/2)) //nolint:gosec // spreads load, hides nothing
+	return wait - time.Duration(rand.Int64N(int64(wait)/2))
 }
 
 // info asks for the state of a queue's bucket. It is nil where there is none.

@@ -259,7 +259,7 @@ func (x *session) checkSource(ctx context.Context, src *source) error {
 	starved := behind && len(x.results) == 0
 	switch {
 	case !behind:
-		q.read.At = info.TimeStamp
+		q.read.At, q.first = info.TimeStamp, false
 		x.watchLag(ctx, q, 0)
 	case starved && src.starved && src.before == src.taken:
 		return errStalled

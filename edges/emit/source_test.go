@@ -3,6 +3,7 @@ package emit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -231,7 +232,9 @@ func TestResultLargerThanAPull(t *testing.T) {
 		}
 	}
 	cancel()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended by %v", err)
+	}
 }
 
 func TestPullEnded(t *testing.T) {

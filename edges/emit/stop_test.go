@@ -1,6 +1,7 @@
 package emit
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,36 @@ func TestExpiredUnseen(t *testing.T) {
 	w.put("default", "later", wire.StateSucceeded)
 	w.feed(resultTopic).wait("later")
 	r.stop()
+}
+
+// While it reads, an emitter that is a lifetime behind may have missed results,
+// unless it has only just begun with the bucket.
+func TestExpiredWhileReading(t *testing.T) {
+	now := time.Now()
+	for _, test := range []struct {
+		name  string
+		at    time.Time
+		next  uint64
+		first bool
+		stops bool
+	}{
+		{"in time", now.Add(-time.Hour), 9, false, false},
+		{"behind, no gap", now.Add(-25 * time.Hour), 6, false, false},
+		{"behind", now.Add(-25 * time.Hour), 7, false, true},
+		{"behind, at the beginning", now.Add(-25 * time.Hour), 7, true, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			q := &queue{lifetime: 24 * time.Hour, first: test.first, read: position{Sequence: 5, At: test.at}}
+			x := &session{shard: &shard{e: &Emit{}}}
+			err := x.pass(&result{source: &source{queue: q}, sequence: test.next, stored: now})
+			if errors.Is(err, ErrStopped) != test.stops {
+				t.Errorf("pass: %v, want stopped %t", err, test.stops)
+			}
+			if !test.stops && q.read.Sequence != test.next {
+				t.Errorf("read to %d, want %d", q.read.Sequence, test.next)
+			}
+		})
+	}
 }
 
 func TestStreamLostItsEnd(t *testing.T) {

@@ -72,21 +72,22 @@ func (x *session) emit(work context.Context, batch []*result) error {
 			finals = append(finals, r)
 		}
 	}
-	if len(finals) == 0 {
-		x.release(batch)
-		return nil
+	if len(finals) > 0 {
+		if err := x.commit(work, finals); err != nil {
+			return err
+		}
 	}
-	if err := x.commit(work, finals); err != nil {
-		return err
+	for _, r := range batch {
+		x.room.Release(r.weight)
 	}
-	x.release(batch)
 	return nil
 }
 
-// pass moves a queue's place past a result.
+// pass moves a queue's place past a result. Where emitting begins, the oldest
+// results expire under the reader's hands, and nobody was promised those.
 func (x *session) pass(r *result) error {
 	q := r.source.queue
-	if q.read.missed(r.sequence, time.Now(), q.lifetime) {
+	if !q.first && q.read.missed(r.sequence, time.Now(), q.lifetime) {
 		return &StopError{
 			Edge:  x.e.cfg.Name,
 			Where: q.stream,
@@ -97,12 +98,6 @@ func (x *session) pass(r *result) error {
 	q.read.Sequence, q.read.At = r.sequence, r.stored
 	r.source.taken = r.delivered
 	return nil
-}
-
-func (x *session) release(batch []*result) {
-	for _, r := range batch {
-		x.room.Release(r.weight)
-	}
 }
 
 // refresh writes the positions that have grown old, those that were never
@@ -141,7 +136,7 @@ func (x *session) commit(work context.Context, finals []*result) error {
 			records = append(records, x.e.entry(x.number, x.e.cfg.positionKey(q.name), q.read))
 		}
 	}
-	if err := x.transact(work, records, x.e.cfg.hooks.at); err != nil {
+	if err := x.transact(work, records, x.e.cfg.hooks); err != nil {
 		return err
 	}
 	x.commits++
@@ -172,10 +167,9 @@ func (x *session) tell(finals []*result) {
 // shutdown but of the work, which ends a grace period later, and is bounded by
 // the time after which the broker aborts anyway. After an error the outcome is
 // unknown and the client must not be used again.
-func (x *session) transact(work context.Context, records []*kgo.Record, at func(string, int32) error) error {
+func (x *session) transact(work context.Context, records []*kgo.Record, steps hooks) error {
 	ctx, cancel := context.WithTimeout(work, x.e.cfg.TransactionTimeout)
 	defer cancel()
-	steps := hooks{at: at}
 	if err := x.cl.BeginTransaction(); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}

@@ -34,6 +34,7 @@ type world struct {
 	t       *testing.T
 	ctx     context.Context
 	cluster *kfake.Cluster
+	brokers []string
 	nats    *enginetest.Broker
 	nc      *nats.Conn
 	js      jetstream.JetStream
@@ -57,7 +58,10 @@ func newWorld(t *testing.T, queues ...string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, ctx: ctx, cluster: cluster, nats: broker, nc: nc, js: js, want: map[string]bool{}}
+	w := &world{
+		t: t, ctx: ctx, cluster: cluster, brokers: cluster.ListenAddrs(),
+		nats: broker, nc: nc, js: js, want: map[string]bool{},
+	}
 	w.plain = w.client()
 	for _, queue := range queues {
 		w.bucket(queue)
@@ -67,7 +71,7 @@ func newWorld(t *testing.T, queues ...string) *world {
 
 func (w *world) client(opts ...kgo.Opt) *kgo.Client {
 	w.t.Helper()
-	cl, err := kafka.New(kafka.Config{Brokers: w.cluster.ListenAddrs()}, opts...)
+	cl, err := kafka.New(kafka.Config{Brokers: w.brokers}, opts...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -91,11 +95,16 @@ func (w *world) bucket(queue string, change ...func(*jetstream.StreamConfig)) je
 	for _, c := range change {
 		c(&cfg)
 	}
-	stream, err := w.js.CreateStream(w.ctx, cfg)
-	if err != nil {
-		w.t.Fatal(err)
+	for {
+		stream, err := w.js.CreateStream(w.ctx, cfg)
+		if err == nil {
+			return stream
+		}
+		// The server may still be clearing the files of one just deleted.
+		if api, ok := errors.AsType[*jetstream.APIError](err); !ok || api.ErrorCode != 10049 {
+			w.t.Fatal(err)
+		}
 	}
-	return stream
 }
 
 // put writes the record of a task in a state.
@@ -152,7 +161,7 @@ func (w *world) succeed(queue string, from, n int) {
 
 func (w *world) config() Config {
 	return Config{
-		Kafka:              kafka.Config{Brokers: w.cluster.ListenAddrs()},
+		Kafka:              kafka.Config{Brokers: w.brokers},
 		NATS:               w.nc,
 		Logger:             w.journal.Logger(),
 		TransactionTimeout: 10 * time.Second,

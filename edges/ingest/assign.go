@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,6 +20,12 @@ import (
 // vanishedFor is how long a ledger that the group's offset calls for is looked
 // for before it counts as gone: a replica may lag.
 const vanishedFor = 2 * time.Second
+
+// Where a partition begins that has never been read.
+const (
+	startEarliest = "earliest"
+	startLatest   = "latest"
+)
 
 // position is what a partition's ledger holds: where to go on, and what proves
 // that it is still the same log.
@@ -47,6 +54,7 @@ func (s *session) groupOptions() []kgo.Opt {
 		kgo.SessionTimeout(s.cfg.SessionTimeout),
 		kgo.HeartbeatInterval(s.cfg.HeartbeatInterval),
 		kgo.RebalanceTimeout(s.cfg.RebalanceTimeout),
+		kgo.OnOffsetsFetched(s.readNotes),
 		kgo.AdjustFetchOffsetsFn(s.adjust),
 		// Revoked and lost both drop the fence: what is not written yet is the
 		// next owner's.
@@ -86,9 +94,7 @@ func (s *session) adjust(ctx context.Context, given map[string]map[int32]kgo.Off
 			s.stop(err)
 			return nil, err
 		}
-		if p.next >= 0 {
-			offsets[n] = kgo.NewOffset().At(p.next).WithEpoch(-1)
-		}
+		offsets[n] = kgo.NewOffset().At(p.next).WithEpoch(-1)
 		s.mu.Lock()
 		s.owned[n] = p
 		s.mu.Unlock()
@@ -114,46 +120,93 @@ func (s *session) open(ctx context.Context, n int32, logs logs, committed int64)
 	if err != nil {
 		return nil, err
 	}
-	p := &partition{session: s, number: n, topicID: logs.topicID, next: -1, generation: 1, epoch: -1, most: s.cfg.MaxBatch}
-	js, err := jetstream.New(s.cfg.NATS)
+	p, err := s.newPartition(n, logs.topicID)
 	if err != nil {
 		return nil, err
 	}
-	p.ledger, err = ledger.New(ledger.Config{
-		JetStream: js,
-		Stream:    s.cfg.Namespace.TaskStream(s.lane()),
-		Subject:   s.cfg.Namespace.LedgerSubject(s.lane(), s.cfg.Route.Name, ledgerToken(s.cfg.Route.Topic), fmt.Sprint(n)),
-		Instance:  s.cfg.Instance,
-		Logger:    s.log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	entry, err := s.read(ctx, p.ledger, committed >= 0 && s.cfg.FromOffset == nil)
+	from, answered := s.cfg.from(n)
+	entry, err := s.read(ctx, p.ledger, committed >= 0 && !answered)
 	switch {
 	case errors.Is(err, ledger.ErrUnreadable):
 		err = p.unreadable(err)
 	case err != nil:
 	case entry.Exists():
-		err = p.adopt(entry)
-	case s.cfg.FromOffset != nil:
-		p.next = *s.cfg.FromOffset
+		if err = p.adopt(entry); err == nil {
+			err = p.check(ctx, start, end, committed)
+		}
 	case committed >= 0:
-		err = &StopError{
-			s.cfg.Route.Topic, n, fmt.Sprintf("the ledger is gone, although the group %s has committed offset %d", s.cfg.Route.Group, committed),
-			fmt.Sprintf("find out who purged stream %s, then start once with --from-offset N", s.cfg.Namespace.TaskStream(s.lane())),
+		err = p.gone(committed)
+	case !answered:
+		err = p.begin(ctx, start, end)
+	}
+	if answered && (errors.Is(err, ErrStopped) || err == nil && !entry.Exists()) {
+		err = p.obey(ctx, from, entry.Sequence, committed, end)
+	}
+	p.read = p.next
+	return p, err
+}
+
+func (s *session) newPartition(n int32, topicID string) (*partition, error) {
+	js, err := jetstream.New(s.cfg.NATS)
+	if err != nil {
+		return nil, err
+	}
+	l, err := ledger.New(ledger.Config{
+		JetStream: js,
+		Stream:    s.cfg.Namespace.TaskStream(s.lane()),
+		Subject:   s.cfg.Namespace.LedgerSubject(s.lane(), s.cfg.Route.Name, ledgerToken(s.cfg.Route.Topic), strconv.Itoa(int(n))),
+		Instance:  s.cfg.Instance,
+		Logger:    s.log,
+	})
+	return &partition{
+		session: s, number: n, ledger: l, topicID: topicID,
+		next: -1, epoch: -1, generation: max(1, s.noted[n]), most: s.cfg.MaxBatch, since: time.Now(),
+	}, err
+}
+
+// begin is the first time that anybody reads the partition.
+func (p *partition) begin(ctx context.Context, start, end int64) error {
+	p.next = start
+	if p.cfg.StartOffset == startLatest {
+		p.next = end
+		// Into the ledger at once: there may be no record until the next start,
+		// when the end will be elsewhere.
+		if err := p.seed(ctx); err != nil {
+			return err
 		}
 	}
-	if err == nil {
-		err = p.checkLog(ctx, start, end)
+	p.committed = p.next // not before there is a ledger
+	return nil
+}
+
+// obey goes on where the operator says. Sequence is that of the entry that
+// stopped the edge, 0 where there is none.
+func (p *partition) obey(ctx context.Context, from int64, sequence uint64, committed, end int64) error {
+	if from > end {
+		return p.beyond(from, end)
 	}
-	if err == nil && !entry.Exists() && p.next >= 0 {
-		// The operator's answer goes into the ledger at once: the next start is
-		// without it, and there may be no record until then.
-		err = p.store(ctx, taskBatch{next: p.next, epoch: p.epoch})
+	// Records that may have been read before need other ids, or their tasks
+	// would be taken for those that are done.
+	if sequence != 0 || from < committed {
+		p.generation++
 	}
-	p.read = max(p.next, 0)
-	return p, err
+	p.fence, p.next = sequence, from
+	p.log.WarnContext(ctx, "going on where the operator says", "topic", p.cfg.Route.Topic, "partition", p.number,
+		"from", from, "generation", p.generation)
+	return p.seed(ctx)
+}
+
+// seed writes where the partition goes on, without a task.
+func (p *partition) seed(ctx context.Context) error {
+	return p.store(ctx, taskBatch{next: p.next, epoch: p.epoch})
+}
+
+// from is what the operator says about a partition.
+func (c Config) from(n int32) (offset int64, answered bool) {
+	if offset, answered = c.FromOffsets[n]; answered || c.FromOffset == nil {
+		return offset, answered
+	}
+	return *c.FromOffset, true
 }
 
 // read reads a ledger as soon as the broker answers. One that is expected is
@@ -179,34 +232,48 @@ func (p *partition) adopt(entry ledger.Entry) error {
 	if err := json.Unmarshal(entry.Position, &at); err != nil || at.Next < 0 || at.Generation < 1 {
 		return p.unreadable(fmt.Errorf("ledger %s: entry %d: %w: position %q", p.ledger.Subject(), entry.Sequence, ledger.ErrUnreadable, entry.Position))
 	}
-	if at.TopicID != "" && at.TopicID != p.topicID {
-		return &StopError{
-			p.cfg.Route.Topic, p.number, fmt.Sprintf("the topic was made anew: its id is %s, the ledger knows %s", p.topicID, at.TopicID),
-			"its offsets mean other records now: give the route another name, or purge the ledger's subject and start once with --from-offset 0",
-		}
-	}
-	if at.Next < p.next {
-		return &StopError{p.cfg.Route.Topic, p.number, fmt.Sprintf("the ledger runs backwards, from %d to %d", p.next, at.Next), "find out who wrote it"}
+	back := p.next > at.Next
+	switch {
+	case at.TopicID != "" && at.TopicID != p.topicID:
+		p.generation = max(p.generation, at.Generation)
+		return p.stopError(fmt.Sprintf("the topic was made anew: its id is %s, the ledger knows %s", p.topicID, at.TopicID),
+			"its offsets mean other records now: give the route another name, or start once with --from-offset 0")
+	case back && at.Generation > p.generation:
+		return fmt.Errorf("%w: partition %d, offset %d, generation %d", errLedgerChanged, p.number, at.Next, at.Generation)
+	case back:
+		return p.stopError(fmt.Sprintf("the ledger runs backwards, from %d to %d", p.next, at.Next), "find out who wrote it")
 	}
 	p.fence, p.next, p.generation, p.epoch = entry.Sequence, at.Next, at.Generation, at.LeaderEpoch
 	return nil
 }
 
 func (p *partition) unreadable(err error) error {
-	return &StopError{p.cfg.Route.Topic, p.number, err.Error(), "find out who wrote it, remove it, then start once with --from-offset N"}
+	return p.stopError(err.Error(), "find out who wrote it, then start once with --from-offset N")
 }
 
-// checkLog holds the position against the log.
-func (p *partition) checkLog(ctx context.Context, start, end int64) error {
+func (p *partition) gone(committed int64) error {
+	return p.stopError(fmt.Sprintf("the ledger is gone, although the group %s has committed offset %d", p.cfg.Route.Group, committed),
+		fmt.Sprintf("find out who purged stream %s, then start once with --from-offset N", p.cfg.Namespace.TaskStream(p.lane())))
+}
+
+func (p *partition) beyond(next, end int64) error {
+	return p.stopError(fmt.Sprintf("it should go on at %d, but the log ends at %d", next, end),
+		"if the log has lost records, start once with --from-offset N")
+}
+
+// check holds the ledger against the log and against what the group has
+// committed. Records that are lost are not worth stopping for, they would stay
+// lost; nor is a queue that has lost its end, with the ledger, in a power cut:
+// going on from the ledger puts it right.
+func (p *partition) check(ctx context.Context, start, end, committed int64) error {
+	attrs := []any{"topic", p.cfg.Route.Topic, "partition", p.number, "from", p.next}
 	switch {
 	case p.next > end:
-		return &StopError{
-			p.cfg.Route.Topic, p.number, fmt.Sprintf("it should go on at %d, but the log ends at %d", p.next, end),
-			"the log has lost records: purge the ledger's subject and start once with --from-offset N",
-		}
-	case p.next >= 0 && p.next < start:
-		p.log.ErrorContext(ctx, "Kafka has deleted records that were never ingested", "topic", p.cfg.Route.Topic,
-			"partition", p.number, "from", p.next, "to", start)
+		return p.beyond(p.next, end)
+	case p.next < start:
+		p.log.ErrorContext(ctx, "Kafka has deleted records that were never ingested", append(attrs, "to", start)...)
+	case p.next < committed:
+		p.log.ErrorContext(ctx, "the queue has lost tasks, they are written again", append(attrs, "to", committed)...)
 	}
 	return nil
 }

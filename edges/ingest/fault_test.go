@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -51,7 +53,7 @@ func TestZombieIsRefused(t *testing.T) {
 	heir := w.start(w.config())
 	w.settled()
 	line.Restore()
-	if err := w.journal.Wait(w.ctx, "WARN fenced, joining anew"); err != nil {
+	if err := w.journal.Wait(w.ctx, "WARN fenced, waiting for the group"); err != nil {
 		t.Fatal(err)
 	}
 	w.exact()
@@ -162,6 +164,57 @@ func (c deafConn) Read(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	return n, err
+}
+
+// A queue that is away for longer than a batch may hold off a rebalance.
+func TestQueueAwayForLong(t *testing.T) {
+	w := newWorld(t, 2)
+	cfg, _, line := w.lines(w.config())
+	cfg.RebalanceTimeout = 400 * time.Millisecond
+	w.start(cfg)
+	w.flow(2, 20)
+	w.exact()
+	line.Cut()
+	w.flow(2, 20)
+	if err := w.journal.Wait(w.ctx, "WARN the queue takes no tasks, the partition waits"); err != nil {
+		t.Fatal(err)
+	}
+	w.flow(2, 20)
+	line.Restore()
+	w.exact()
+	if n := w.has("INFO ingest started"); n != 1 {
+		t.Errorf("started %d times", n)
+	}
+}
+
+// A broker that does not know at the moment where a log ends says nothing about
+// the ledger.
+func TestLogEndUnknownForAMoment(t *testing.T) {
+	w := newWorld(t, 2)
+	w.flow(2, 20)
+	e := w.start(w.config())
+	w.exact()
+	e.stop()
+	for _, known := range []*kerr.Error{kerr.OffsetNotAvailable, kerr.NotLeaderForPartition, kerr.UnknownServerError} {
+		w.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.ListOffsets}, Err: known, Count: 3})
+		w.flow(2, 20)
+		e := w.start(w.config())
+		w.exact()
+		e.stop()
+	}
+}
+
+// A log that goes back is another log, though it has the same name.
+func TestLogGoesBack(t *testing.T) {
+	p := partition{session: &session{Ingest: &Ingest{cfg: Config{Route: Route{Topic: topicName}}}}, number: 1, read: 5}
+	if err := p.take([]*kgo.Record{{Offset: 5}, {Offset: 8}}); err != nil {
+		t.Fatal(err)
+	}
+	err := p.take([]*kgo.Record{{Offset: 8}})
+	if !errors.Is(err, ErrStopped) || len(p.inHand) != 2 {
+		t.Fatalf("%v; %d in hand", err, len(p.inHand))
+	}
+	mentions(t, err, "the log went back from 9 to 8", "partition 1")
 }
 
 func TestQueueBrokerRestarts(t *testing.T) {

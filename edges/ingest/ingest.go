@@ -23,12 +23,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"pelton/edges/internal/kafka"
 	"pelton/engine/ledger"
@@ -40,6 +39,7 @@ const (
 	defaultMaxBatchBytes    = 8 << 20
 	defaultSessionTimeout   = 10 * time.Second
 	defaultRebalanceTimeout = 60 * time.Second
+	defaultGrace            = 5 * time.Second
 
 	// pollRecords bounds what is in hand at once.
 	pollRecords = 10_000
@@ -65,9 +65,16 @@ type Config struct {
 	Namespace wire.Namespace
 	Route     Route
 
-	// FromOffset is where to begin a partition that has no ledger; the oldest
-	// record unless set. It is an operator's answer to a [StopError].
-	FromOffset *int64
+	// StartOffset is where a partition begins that has never been read: earliest,
+	// which it is unless set, or latest.
+	StartOffset string
+	// FromOffset is where a partition goes on that has no ledger, or one that
+	// stops the edge; FromOffsets is the same by partition and comes first. They
+	// are an operator's answer to a [StopError] and mean nothing to a partition
+	// whose ledger is in order. Records that may have been read before become
+	// tasks of a new generation, with other ids.
+	FromOffset  *int64
+	FromOffsets map[int32]int64
 
 	// MaxBatch and MaxBatchBytes bound one batch; 999 records, which is also
 	// the most, and 8 MiB unless set.
@@ -79,6 +86,9 @@ type Config struct {
 	// unless set. HeartbeatInterval is a third of it unless set.
 	// RebalanceTimeout is how long an edge may take to let go; 60s unless set.
 	SessionTimeout, HeartbeatInterval, RebalanceTimeout time.Duration
+	// Grace is how long what is in hand may take to be written at the end; 5s
+	// unless set.
+	Grace time.Duration
 
 	// Instance names this edge in the ledger and in logs; the host, the process
 	// and its start unless set. It must be another one for each start.
@@ -124,8 +134,6 @@ type Task struct {
 type Ingest struct {
 	cfg Config
 	log *slog.Logger
-	// strikes counts the refusals in a row, since the last batch stored.
-	strikes atomic.Int32
 }
 
 // New checks the configuration. It connects to nothing.
@@ -158,6 +166,8 @@ func (c Config) withDefaults() Config {
 	orDuration(&c.SessionTimeout, defaultSessionTimeout)
 	orDuration(&c.HeartbeatInterval, c.SessionTimeout/3)
 	orDuration(&c.RebalanceTimeout, defaultRebalanceTimeout)
+	orDuration(&c.Grace, defaultGrace)
+	orString(&c.StartOffset, startEarliest)
 	if c.Instance == "" {
 		host, _ := os.Hostname()
 		c.Instance = host + "-" + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
@@ -188,8 +198,17 @@ func (c Config) validate() error {
 			c.SessionTimeout, c.HeartbeatInterval, c.RebalanceTimeout)
 	case c.HeartbeatInterval >= c.SessionTimeout:
 		return fmt.Errorf("edges.ingest.heartbeat_interval must be below session_timeout %s, got %s", c.SessionTimeout, c.HeartbeatInterval)
+	case c.Grace < 0:
+		return fmt.Errorf("edges.ingest.grace must be above 0, got %s", c.Grace)
+	case c.StartOffset != startEarliest && c.StartOffset != startLatest:
+		return fmt.Errorf("edges.ingest.start_offset must be %s or %s, got %q", startEarliest, startLatest, c.StartOffset)
 	case c.FromOffset != nil && *c.FromOffset < 0:
 		return fmt.Errorf("edges.ingest.from_offset must be at least 0, got %d", *c.FromOffset)
+	}
+	for n, offset := range c.FromOffsets {
+		if n < 0 || offset < 0 {
+			return fmt.Errorf("edges.ingest.from_offset of partition %d must be at least 0, got %d", n, offset)
+		}
 	}
 	_, err := c.Kafka.Options()
 	return err
@@ -233,13 +252,8 @@ func (i *Ingest) Run(ctx context.Context) error {
 		s := &session{Ingest: i, ready: make(chan struct{}), owned: map[int32]*partition{}, stopped: make(chan error, 1)}
 		err := s.run(ctx)
 		switch {
-		case errors.Is(err, errFencedHere):
-			// Another edge has written where this one read. Begin anew: join the
-			// group again, and read the ledger again.
-			if strikes := i.strike(err); strikes != nil {
-				return strikes
-			}
-			i.log.WarnContext(ctx, "fenced, joining anew", "err", err)
+		case errors.Is(err, errLedgerChanged):
+			i.log.WarnContext(ctx, "a ledger was changed by hand, joining anew", "err", err)
 		case errors.Is(err, errTopicGone):
 			i.log.WarnContext(ctx, "the topic is gone, joining anew", "err", err)
 			if err := i.waitReady(ctx); err != nil && ctx.Err() == nil {
@@ -319,6 +333,7 @@ type session struct {
 	*Ingest
 	cl    *kgo.Client
 	ready chan struct{} // closed when cl is set
+	noted map[int32]int // generations that the group knows; only for its callbacks
 
 	mu      sync.Mutex
 	owned   map[int32]*partition
@@ -326,13 +341,17 @@ type session struct {
 }
 
 func (s *session) run(ctx context.Context) error {
-	cl, err := s.client(s.groupOptions()...)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	cl, err := s.client(append(s.groupOptions(), kgo.WithContext(life))...)
 	if err != nil {
 		return err
 	}
 	s.cl = cl
 	close(s.ready)
-	defer s.leave(ctx)
+	defer s.leave(ctx, end)
+	work, abandon := outlive(ctx, s.cfg.Grace)
+	defer abandon()
 	for {
 		poll, stop := context.WithTimeout(ctx, s.patience())
 		fetches := cl.PollRecords(poll, pollRecords)
@@ -343,10 +362,10 @@ func (s *session) run(ctx context.Context) error {
 		if len(fetches) == 0 {
 			continue // only a poll that returns something holds off a rebalance
 		}
-		if err := s.write(ctx, fetches); err != nil {
+		if err := s.write(work, fetches); err != nil {
 			return err
 		}
-		s.commit(ctx)
+		s.commit(work)
 		cl.AllowRebalance()
 	}
 }
@@ -376,7 +395,14 @@ func (s *session) fatal(ctx context.Context, fetches kgo.Fetches) error {
 		if class == kafka.NoTopic { // also one made anew, which this client would never read
 			return fmt.Errorf("%w: %w", errTopicGone, e.Err)
 		}
-		s.log.WarnContext(ctx, "fetch", "topic", e.Topic, "partition", e.Partition, "err", e.Err)
+		if errors.Is(e.Err, kerr.InvalidSessionTimeout) {
+			return fmt.Errorf("edges.ingest.%s.session_timeout %s is not what the broker allows: %w", s.cfg.Route.Name, s.cfg.SessionTimeout, e.Err)
+		}
+		level := slog.LevelWarn
+		if class == kafka.Unreachable || class == kafka.Retry {
+			level = slog.LevelDebug // it passes, and the connection has said so
+		}
+		s.log.Log(ctx, level, "fetch", "topic", e.Topic, "partition", e.Partition, "err", e.Err)
 	}
 	return nil
 }
@@ -399,6 +425,7 @@ func (s *session) write(ctx context.Context, fetches kgo.Fetches) error {
 	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 		if p := s.partition(f.Partition); p != nil {
 			errs = append(errs, p.take(f.Records))
+			p.takeBomb(f.Err)
 		}
 	})
 	if err := errors.Join(errs...); err != nil {
@@ -438,35 +465,10 @@ func (s *session) partitions() []*partition {
 	return all
 }
 
-// commit tells the group how far the ledgers are. Nothing rests on it but the
-// lag that tools show, and the tripwire.
-func (s *session) commit(ctx context.Context) {
-	offsets := map[int32]kgo.EpochOffset{}
-	partitions := s.partitions()
-	for _, p := range partitions {
-		if p.next > p.committed {
-			offsets[p.number] = kgo.EpochOffset{Epoch: p.epoch, Offset: p.next}
-		}
-	}
-	if len(offsets) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-	defer cancel()
-	failed := false
-	s.cl.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{s.cfg.Route.Topic: offsets},
-		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, _ *kmsg.OffsetCommitResponse, err error) {
-			failed = err != nil
-		})
-	for _, p := range partitions {
-		if at, ok := offsets[p.number]; ok && !failed {
-			p.committed = at.Offset
-		}
-	}
-}
-
-// leave ends the membership. The partitions go to others at once.
-func (s *session) leave(ctx context.Context) {
+// leave ends the membership. The partitions go to others at once. End ends what
+// the client still waits for: an answer to its request to join comes only when
+// every other member has joined.
+func (s *session) leave(ctx context.Context, end context.CancelFunc) {
 	s.mu.Lock()
 	s.owned = map[int32]*partition{}
 	s.mu.Unlock()
@@ -474,7 +476,21 @@ func (s *session) leave(ctx context.Context) {
 	defer cancel()
 	s.cl.AllowRebalance()
 	_ = s.cl.LeaveGroupContext(ctx) // else the session timeout tells the others
+	end()
 	s.cl.CloseAllowingRebalance()
+}
+
+// outlive is a context that ends this long after ctx.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	forget := context.AfterFunc(ctx, func() {
+		_ = pause(longer, grace)
+		cancel()
+	})
+	return longer, func() {
+		forget()
+		cancel()
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) error {

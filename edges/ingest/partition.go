@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,7 +28,7 @@ type partition struct {
 	topicID string
 
 	fence      uint64 // sequence of the newest ledger entry known
-	next       int64  // offset that follows what is stored; -1 before the first
+	next       int64  // offset that follows what is stored; -1 until that is known
 	epoch      int32
 	generation int
 	committed  int64
@@ -35,16 +36,19 @@ type partition struct {
 	inHand     []*kgo.Record
 	resting    bool // not fetched until what is in hand is stored
 	most       int  // records in the next batch: fewer while the queue has little room
+
+	bombs    map[int64]bombError // in hand, by the offset of the first record
+	doubtful bool                // a batch was refused and the group has not confirmed the owner since
+	since    time.Time           // when it was assigned
+	strikes  strikes
 }
 
 // take takes records in hand. A log that goes back is another log.
 func (p *partition) take(records []*kgo.Record) error {
 	for _, r := range records {
 		if r.Offset < p.read {
-			return &StopError{
-				p.cfg.Route.Topic, p.number, fmt.Sprintf("the log went back from %d to %d", p.read, r.Offset),
-				"it has lost records or was made anew: purge the ledger's subject and start once with --from-offset N",
-			}
+			return p.stopError(fmt.Sprintf("the log went back from %d to %d", p.read, r.Offset),
+				"it has lost records or was made anew: purge the ledger's subject and start once with --from-offset N")
 		}
 		p.read = r.Offset + 1
 	}
@@ -55,6 +59,9 @@ func (p *partition) take(records []*kgo.Record) error {
 // write stores what is in hand, batch by batch, until nothing is left, the
 // queue is full, or the broker does not answer. What is left stays in hand.
 func (p *partition) write(ctx context.Context) error {
+	if p.doubtful && !p.prove(ctx) {
+		return nil
+	}
 	for len(p.inHand) > 0 {
 		p.skipStored()
 		batch := p.batch()
@@ -62,17 +69,13 @@ func (p *partition) write(ctx context.Context) error {
 			return nil
 		}
 		err := p.store(ctx, batch)
-		var fenced *ledger.FencedError
+		fenced, refused := errors.AsType[*ledger.FencedError](err)
 		switch {
 		case err == nil:
 			p.inHand = p.inHand[batch.records:]
 			p.stored(batch)
-		case errors.As(err, &fenced):
-			if fenced.Found.Instance != p.cfg.Instance {
-				return fmt.Errorf("%w: %w", errFencedHere, err)
-			}
-			// An earlier batch of ours was stored after all.
-			if err := p.adopt(fenced.Found); err != nil {
+		case refused:
+			if err := p.refused(ctx, fenced); err != nil || p.doubtful {
 				return err
 			}
 		case errors.Is(err, ledger.ErrFull):
@@ -94,6 +97,26 @@ func (p *partition) write(ctx context.Context) error {
 		p.log.InfoContext(ctx, "the queue takes tasks again", "queue", p.cfg.Route.Queue, "partition", p.number)
 	}
 	return nil
+}
+
+// refused goes on behind the entry that refused a batch.
+func (p *partition) refused(ctx context.Context, fenced *ledger.FencedError) error {
+	if fenced.Backwards() {
+		return fmt.Errorf("%w: %w", errLedgerChanged, fenced)
+	}
+	if err := p.adopt(fenced.Found); err != nil {
+		return err
+	}
+	if fenced.Found.Instance == p.cfg.Instance {
+		return nil // an earlier batch of ours was stored after all
+	}
+	attrs := []any{"partition", p.number, "err", fenced}
+	if !p.prove(ctx) {
+		p.log.WarnContext(ctx, "fenced, waiting for the group", append(attrs, "why", errNotOwner)...)
+		return nil
+	}
+	p.log.WarnContext(ctx, "fenced, going on behind the other edge", attrs...)
+	return p.strike(fenced)
 }
 
 // skipStored drops what the ledger says is stored.
@@ -126,6 +149,9 @@ func (p *partition) batch() taskBatch {
 		b.tasks = append(b.tasks, m)
 		b.seen = append(b.seen, seen)
 		b.next, b.epoch = r.Offset+1, r.LeaderEpoch
+		if bomb, ok := p.bombs[r.Offset]; ok {
+			b.next = bomb.last + 1
+		}
 	}
 	return b
 }
@@ -148,7 +174,7 @@ func (p *partition) store(ctx context.Context, b taskBatch) error {
 func (p *partition) stored(b taskBatch) {
 	p.next, p.epoch = b.next, b.epoch
 	p.most = min(p.cfg.MaxBatch, 2*p.most)
-	p.strikes.Store(0)
+	maps.DeleteFunc(p.bombs, func(offset int64, _ bombError) bool { return offset < p.next })
 	if p.cfg.OnBatch != nil {
 		p.cfg.OnBatch(Batch{p.cfg.Route.Topic, p.number, p.cfg.Route.Queue, b.seen})
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"pelton/edges/internal/kafka"
 	"pelton/edges/internal/kafka/kafkatest"
@@ -213,34 +214,45 @@ func TestForeignEntryWhileRunning(t *testing.T) {
 	})
 }
 
-// Two groups on one ledger hinder each other, and double nothing.
+// Two groups on one ledger double nothing, and one of them stops.
 func TestTwoGroupsOnOneLedger(t *testing.T) {
 	w := newWorld(t, 1)
 	cfg := w.config()
 	cfg.Route.Group = "another"
-	w.start(cfg)
-	w.start(w.config())
-	w.until(func() string {
+	one, other := w.start(cfg), w.start(w.config())
+	var stopped *edge
+	for stopped == nil {
 		w.flow(1, 3)
-		if n := w.has("WARN fenced, joining anew"); n < 3 {
-			return fmt.Sprintf("fenced %d times", n)
+		select {
+		case <-one.ended:
+			stopped = one
+		case <-other.ended:
+			stopped = other
+		case <-w.ctx.Done():
+			t.Fatal("both go on")
+		default:
 		}
-		return ""
-	})
+	}
+	mentions(t, w.stopped(stopped), "a writer outside of the group")
+	w.flow(1, 20)
 	w.exact()
 }
 
-// A writer that never lets the edge have its turn does not belong there.
+// A writer that the group does not know goes before the edge again and again.
 func TestForeignWriterStops(t *testing.T) {
-	w := newWorld(t, 1)
-	w.flow(1, 20)
+	w := newWorld(t, 2)
+	w.flow(2, 20)
 	e := w.start(w.config())
-	for {
-		w.entry(0, `{"position":{"next_offset":0,"generation":1},"instance":"stranger","crc":1}`)
+	w.exact()
+	for end := int64(10); ; end++ {
+		w.entry(0, fmt.Sprintf(`{"position":{"next_offset":%d,"generation":1},"instance":"stranger","crc":1}`, end))
+		w.flow(2, 2)
 		select {
 		case <-e.ended:
-			mentions(t, w.stopped(e), "a writer outside of the group pelton-commands")
+			mentions(t, w.stopped(e), "a writer outside of the group pelton-commands", "stranger", "partition 0")
 			return
+		case <-w.ctx.Done():
+			t.Fatal("it goes on")
 		default:
 		}
 	}
@@ -305,6 +317,29 @@ func TestEndsWhileWaiting(t *testing.T) {
 	e.stop()
 }
 
+// A group that does not answer, because a member holds up the rebalance, does
+// not hold up who leaves.
+func TestEndsWhileJoining(t *testing.T) {
+	w := newWorld(t, 1)
+	asked := make(chan struct{}, 10)
+	w.cluster.ControlKey(int16(kmsg.JoinGroup), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.cluster.KeepControl()
+		asked <- struct{}{}
+		return nil, nil, true
+	})
+	e := w.start(w.config())
+	select {
+	case <-asked:
+	case <-w.ctx.Done():
+		t.Fatal("does not join")
+	}
+	began := time.Now()
+	e.stop()
+	if took := time.Since(began); took > 2*commitTimeout {
+		t.Errorf("took %s to end", took)
+	}
+}
+
 func TestClosedConnectionEnds(t *testing.T) {
 	w := newWorld(t, 1)
 	cfg := w.config()
@@ -340,6 +375,9 @@ func TestConfig(t *testing.T) {
 		"edges.ingest.max_batch_bytes must be at least 1, got -1":                                                                  func(c *Config) { c.MaxBatchBytes = -1 },
 		"edges.ingest: session_timeout -1s, heartbeat_interval 1s and rebalance_timeout 1m0s must be above 0":                      func(c *Config) { c.SessionTimeout, c.HeartbeatInterval = -time.Second, time.Second },
 		"edges.ingest.heartbeat_interval must be below session_timeout 1s, got 1s":                                                 func(c *Config) { c.SessionTimeout, c.HeartbeatInterval = time.Second, time.Second },
+		"edges.ingest.grace must be above 0, got -1s":                                                                              func(c *Config) { c.Grace = -time.Second },
+		`edges.ingest.start_offset must be earliest or latest, got "end"`:                                                          func(c *Config) { c.StartOffset = "end" },
+		"edges.ingest.from_offset of partition 2 must be at least 0, got -3":                                                       func(c *Config) { c.FromOffsets = map[int32]int64{2: -3} },
 		"edges.ingest.from_offset must be at least 0, got -1":                                                                      func(c *Config) { c.FromOffset = &minus },
 		`kafka.brokers[0]: "nowhere": must be host:port`:                                                                           func(c *Config) { c.Kafka.Brokers = []string{"nowhere"} },
 		`namespace "X": ` + wire.RuleNamespace:                                                                                     func(c *Config) { c.Namespace = "X" },

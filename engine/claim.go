@@ -34,8 +34,8 @@ func judge(r *Record, d *delivery) verdict {
 		}
 		// This message has led to what is parked; perhaps only in the record.
 		return verdictParked
-	case r.Attempt > d.meta.Attempt:
-		return verdictDone // the next attempt is under way: its message exists
+	case r.Attempt > d.meta.Attempt, r.Due && !d.due:
+		return verdictDone // what was parked is under way: its message exists
 	}
 	return verdictRun
 }
@@ -64,7 +64,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) bool {
 			d.ack()
 			return false
 		case verdictParked:
-			w.settler.add(w.parkedAgain(d, r))
+			d.pool.settler.add(w.parkedAgain(d, r))
 			return false
 		case verdictRun:
 		}
@@ -83,12 +83,12 @@ func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revisio
 	r := w.claimRecord(d, before)
 	if wait := time.Until(d.meta.ETA); wait > holdAhead {
 		d.setClaim(before, revision)
-		w.settler.add(w.settlement(d, result{kind: resultPark, eta: d.meta.ETA}))
+		d.pool.settler.add(w.settlement(d, result{kind: resultPark, eta: d.meta.ETA}))
 		return true, false
 	}
 	if r.Deaths >= w.cfg.MaxDeaths {
 		d.setClaim(r, revision)
-		w.settler.add(w.settlement(d, poisoned(r.Deaths)))
+		d.pool.settler.add(w.settlement(d, poisoned(r.Deaths)))
 		return true, false
 	}
 	next, err := w.c.casRecord(ctx, r, revision)
@@ -112,6 +112,7 @@ func (w *Worker) claimRecord(d *delivery, before *Record) *Record {
 	r := d.newRecord(w.cfg.Name)
 	r.State = wire.StateStarted
 	r.StartedAt = time.Now().UTC()
+	r.Due = d.due
 	if !d.due {
 		r.Sequence = d.sequence
 	}

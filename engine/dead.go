@@ -25,12 +25,23 @@ func (w *Worker) deadMessage(d *delivery, f *wire.Failure, now time.Time) *nats.
 		Data:    d.msg.Data,
 	}
 	// With the reason it may be more than the broker takes.
+	if m.Size()-len(m.Data) > deadHeaders {
+		for name := range h {
+			if len(name) < 7 || !strings.EqualFold(name[:7], "Pelton-") {
+				delete(h, name)
+			}
+		}
+	}
 	if most := w.c.nc.MaxPayload(); most > 0 && int64(m.Size()) > most {
 		h.Set(wire.HeaderError, headerLine(fmt.Sprintf("%s (of %d bytes the first %d are kept)", f.Message, len(m.Data), deadHead), 1024))
 		m.Data = m.Data[:min(len(m.Data), deadHead)]
 	}
 	return m
 }
+
+// deadHeaders is how many bytes of headers a dead letter keeps: the broker takes
+// 64 KiB. Beyond that the caller's own are dropped.
+const deadHeaders = 60 << 10
 
 // deadHead is how much of a body is kept that would not fit, in bytes.
 const deadHead = 4 << 10

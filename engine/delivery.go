@@ -38,6 +38,7 @@ type delivery struct {
 	record   *Record   // as this run claimed it; nil for a plain first delivery
 	revision uint64    // of the record that the outcome must replace
 	marking  bool      // the started mark of a plain first delivery is begun
+	ended    bool      // the handler has ended: no mark any more
 }
 
 // newDelivery reads a message. It never fails: what cannot be read becomes a
@@ -66,6 +67,9 @@ func newDelivery(p *pool, msg *nats.Msg, due bool, now time.Time) *delivery {
 	if err != nil {
 		d.bad = firstError(d.bad, err)
 		meta = wire.Meta{Attempt: 1, Run: 1}
+	}
+	if addr.Task != wire.TaskDead {
+		d.bad = firstError(d.bad, p.w.c.limits.CheckSize(msg.Data))
 	}
 	d.meta = meta
 	d.id = taskID(addr, meta, d.sequence)
@@ -126,6 +130,14 @@ func (d *delivery) begin(cancel context.CancelCauseFunc, now time.Time) bool {
 	defer d.mu.Unlock()
 	d.cancel, d.started = cancel, now
 	return !d.lost
+}
+
+// end notes that the handler has ended: what is not marked as started by now
+// never will be.
+func (d *delivery) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ended = true
 }
 
 // lose notes that the lease has passed and stops the handler.

@@ -118,7 +118,7 @@ func (w *Worker) checkBody(d *delivery) error {
 	if d.meta.JSON() {
 		return w.c.limits.CheckJSON(d.msg.Data)
 	}
-	return w.c.limits.CheckSize(d.msg.Data)
+	return nil // its size was looked at when it came
 }
 
 // execute runs the handler under its deadline.
@@ -192,5 +192,11 @@ func call(ctx context.Context, h handler, m *Message) (body []byte, err error) {
 			body, err = nil, &panicError{v, string(stack[:min(len(stack), stackLimit)])}
 		}
 	}()
-	return h(ctx, m)
+	body, err = h(ctx, m)
+	if err != nil {
+		// An error may be a nil pointer whose methods panic: find out here.
+		_ = err.Error()
+		_ = errors.Is(err, context.DeadlineExceeded)
+	}
+	return body, err
 }

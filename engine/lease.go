@@ -55,6 +55,9 @@ const leaseTick = 100 * time.Millisecond
 // round renews what is due, and gives up what could not be renewed.
 func (l *leases) round(ctx context.Context) {
 	now := time.Now()
+	// First: after a freeze of the process the leases have passed, and others
+	// may hold what they were for.
+	l.expire(ctx, now)
 	due, shortest := l.due(now)
 	if len(due) > 0 && l.confirm(ctx, due, shortest/6) {
 		for _, d := range due {
@@ -79,7 +82,7 @@ func (l *leases) due(now time.Time) ([]*delivery, time.Duration) {
 			due = append(due, d)
 			shortest = min(shortest, d.ackWait)
 		}
-		mark := !d.marking && d.record == nil && !d.started.IsZero() && now.Sub(d.started) >= startedAfter
+		mark := !d.marking && !d.ended && d.record == nil && !d.started.IsZero() && now.Sub(d.started) >= startedAfter
 		d.marking = d.marking || mark
 		d.mu.Unlock()
 		if mark {

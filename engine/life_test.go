@@ -332,6 +332,8 @@ func TestStrangeMessagesAreBuriedAndTheRestGoesOn(t *testing.T) {
 		{"60 KiB of headers", publish("pelton.task.default.greet", `"x"`, "X-Much", strings.Repeat("x", 60<<10)), "headers"},
 		{"id of another", publish("pelton.task.default.greet.default-1", `"x"`), "must not look like a free id"},
 		{"id of another by header", publish("pelton.task.default.greet", `"x"`, "pelton-id", "default-1"), "must not look like a free id"},
+		{"as many headers as the broker takes", publish("pelton.task.default.greet", `"x"`, "X-Much", strings.Repeat("x", 65_400)), "headers"},
+		{"large and delayed", publish("pelton.task.default.greet", `"`+strings.Repeat("x", 1<<20-200)+`"`, "Pelton-Delay", "5s"), "at most 524288 bytes"},
 		{"forged origin", publish("pelton.task.default.greet", `"x"`, "Pelton-Origin", "nonsense"), "Pelton-Origin"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -548,5 +550,98 @@ func TestHandlerThatIgnoresItsContextIsLeftBehind(t *testing.T) {
 	<-left
 	if record, err := r.Record(s.ctx()); err != nil || record.State != wire.StateStarted {
 		t.Errorf("record %+v, %v", record, err)
+	}
+}
+
+// nilError is an error whose methods panic on the nil pointer that is returned.
+type nilError struct{ text string }
+
+func (e *nilError) Error() string { return e.text }
+
+func TestErrorThatPanicsIsAFailure(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	engine.HandleRaw(w, "nil", func(context.Context, *engine.Message) ([]byte, error) {
+		var err *nilError
+		return nil, err
+	})
+	s.work(w)
+	r, err := s.client.SendRaw(s.ctx(), "default", "nil", []byte(`1`), engine.WithMaxAttempts(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var te *engine.TaskError
+	if _, err := r.Wait(s.ctx()); !errors.As(err, &te) || te.Type != wire.FailurePanic {
+		t.Fatalf("wait: %v", err)
+	}
+}
+
+func TestRelativeExpiryDoesNotBeginAnew(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Backoff: wire.Backoff{Min: 400 * time.Millisecond, Max: 400 * time.Millisecond}, MaxAttempts: 1000})
+	engine.HandleRaw(w, "fail", func(context.Context, *engine.Message) ([]byte, error) { return nil, errors.New("again") })
+	s.work(w)
+	m := nats.NewMsg("pelton.task.default.fail")
+	m.Header.Set("Pelton-Expires", "1500ms")
+	m.Data = []byte(`1`)
+	ack, err := s.client.JetStream().PublishMsg(s.ctx(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.client.Result("default", fmt.Sprintf("default-%d", ack.Sequence)).Wait(s.ctx()); !errors.Is(err, engine.ErrExpired) {
+		t.Fatalf("wait: %v", err)
+	}
+	s.empty("default")
+}
+
+// TestOutcomesThatCannotBeWritten: the worker asks for no more than a bounded
+// number of tasks, and goes on when the bucket is back; nothing ran twice in
+// the record.
+func TestOutcomesThatCannotBeWritten(t *testing.T) {
+	s := newSystem(t)
+	var runs atomic.Int32
+	if err := s.client.JetStream().DeleteStream(s.ctx(), "KV_PELTON_RESULTS_default"); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		if _, err := s.client.SendRaw(s.ctx(), "default", "count", []byte(`1`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	off := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2), Grace: 100 * time.Millisecond, Setup: engine.SetupOff})
+	engine.HandleRaw(off, "count", func(context.Context, *engine.Message) ([]byte, error) { runs.Add(1); return nil, nil })
+	stop := s.work(off)
+	s.until("the worker has stopped asking", func() bool {
+		pending, held := s.acks("PELTON_TASKS_default", "workers")
+		return held >= 64 && pending+held == 300
+	})
+	if n := runs.Load(); n > 80 {
+		t.Errorf("%d handlers ran although nothing could be written", n)
+	}
+	s.broker.Setup("default")
+	s.empty("default")
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if n := runs.Load(); n != 300 {
+		t.Errorf("%d runs of 300 tasks", n)
+	}
+}
+
+func TestShutdownEndsAlthoughNothingCanBeWritten(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Setup: engine.SetupOff, Grace: 10 * time.Millisecond})
+	ran := make(chan struct{}, 10)
+	engine.HandleRaw(w, "run", func(context.Context, *engine.Message) ([]byte, error) { ran <- struct{}{}; return nil, nil })
+	if err := s.client.JetStream().DeleteStream(s.ctx(), "KV_PELTON_RESULTS_default"); err != nil {
+		t.Fatal(err)
+	}
+	stop := s.work(w)
+	if _, err := s.client.SendRaw(s.ctx(), "default", "run", []byte(`1`)); err != nil {
+		t.Fatal(err)
+	}
+	<-ran
+	if err := stop(); err != nil { // it would hang here
+		t.Fatal(err)
 	}
 }

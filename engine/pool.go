@@ -38,6 +38,7 @@ type pool struct {
 	lane    wire.Lane
 	slots   int
 	ackWait time.Duration
+	settler *settler
 
 	arrivals chan arrival
 	looked   chan looked
@@ -71,7 +72,7 @@ type looked struct {
 
 func newPool(w *Worker, lane wire.Lane, slots int, ackWait time.Duration) *pool {
 	return &pool{
-		w: w, lane: lane, slots: slots, ackWait: ackWait,
+		w: w, lane: lane, slots: slots, ackWait: ackWait, settler: newSettler(w, lane.String()),
 		arrivals: make(chan arrival, 2*slots+16),
 		looked:   make(chan looked),
 		freed:    make(chan time.Duration),
@@ -84,11 +85,20 @@ func newPool(w *Worker, lane wire.Lane, slots int, ackWait time.Duration) *pool 
 
 // run works until ctx is done and all that is held is done with or handed back.
 // Handlers run under working.
-func (p *pool) run(ctx, working context.Context) {
+func (p *pool) run(ctx, working context.Context) error {
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		p.settler.run()
+	}()
+	defer func() {
+		p.settler.close()
+		<-settled
+	}()
 	reconnected := p.w.c.nc.StatusChanged(nats.CONNECTED)
 	defer p.w.c.nc.RemoveStatusListener(reconnected)
-	if !p.subscribe(ctx) {
-		return
+	if err := p.subscribe(); err != nil {
+		return err
 	}
 	for range p.slots {
 		go p.slot(working)
@@ -112,6 +122,7 @@ func (p *pool) run(ctx, working context.Context) {
 			p.running--
 			p.pace += (used - p.pace) / 8
 		case <-due.C:
+		case <-p.settler.paid:
 		case <-reconnected:
 			p.plain.reset()
 			p.dueLane.reset()
@@ -128,9 +139,10 @@ func (p *pool) run(ctx, working context.Context) {
 			abandon, abandoned = nil, time.After(abandonAfter)
 		case <-abandoned:
 			p.w.log.ErrorContext(working, "handlers ignore their context, left behind", "queue", p.lane.String(), "handlers", p.running)
-			return
+			return nil
 		}
 	}
+	return nil
 }
 
 // idle reports whether a pool that stops has nothing left.
@@ -138,7 +150,7 @@ func (p *pool) idle() bool {
 	return p.stopping && p.running == 0 && p.looking == 0 && p.draining <= 0 && len(p.arrivals) == 0
 }
 
-func (p *pool) subscribe(ctx context.Context) bool {
+func (p *pool) subscribe() error {
 	ns, nc := p.w.c.ns, p.w.c.nc
 	arrived := func(from *puller, m *nats.Msg) {
 		select {
@@ -150,11 +162,7 @@ func (p *pool) subscribe(ctx context.Context) bool {
 	if p.plain, err = newPuller(nc, p.w.log, ns.TaskStream(p.lane), wire.WorkersDurable, false, arrived); err == nil {
 		p.dueLane, err = newPuller(nc, p.w.log, ns.LaterStream(p.lane), wire.DueDurable, true, arrived)
 	}
-	if err != nil {
-		p.w.log.ErrorContext(ctx, "cannot fetch", "queue", p.lane.String(), "err", err)
-		return false
-	}
-	return true
+	return err
 }
 
 // step gives free slots to what is ready and asks for as much as is free then.
@@ -167,7 +175,7 @@ func (p *pool) step(due *time.Timer) {
 		p.running++
 		p.work <- d
 	}
-	if p.stopping {
+	if p.stopping || p.settler.owed.Load() > p.mostOwed() {
 		return
 	}
 	free := p.slots - p.running - len(p.ready)
@@ -176,6 +184,11 @@ func (p *pool) step(due *time.Timer) {
 		p.dueLane.want(p.holdable(free)-(len(p.held)+p.looking-p.plainAside), now)
 	}
 }
+
+// mostOwed is how many outcomes may wait to be written before no more tasks are
+// asked for. A slot is free when its handler returns; where nothing can be
+// written this is the bound of what the worker holds.
+func (p *pool) mostOwed() int64 { return int64(max(4*p.slots, 64)) }
 
 // holdable is how many tasks of the due lane may be held for their time: as
 // many as the slots can run before a task that has found none goes back. Held
@@ -301,7 +314,7 @@ func (p *pool) handBack(d *delivery) {
 		d.nak()
 		return
 	}
-	p.w.settler.add(p.w.settlement(d, result{kind: resultHandBack}))
+	p.settler.add(p.w.settlement(d, result{kind: resultHandBack}))
 }
 
 // slot runs one task at a time. A handler that ends its goroutine
@@ -324,7 +337,8 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 	began := time.Now()
 	result := failed(errGoexit)
 	defer func() {
-		p.w.settler.add(p.w.settlement(d, result))
+		d.end()
+		p.settler.add(p.w.settlement(d, result))
 		select {
 		case p.freed <- time.Since(began):
 		case <-p.ended:

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
 
+	"pelton/engine/enginetest"
 	"pelton/engine/wire"
 )
 
@@ -113,6 +114,7 @@ func TestJudge(t *testing.T) {
 		{"due again after the next was parked", due, record(wire.StateRetrying, 2, 3, 7), verdictParked},
 		{"the next attempt runs already", plain, record(wire.StateStarted, 2, 3, 7), verdictDone},
 		{"the next attempt was handed back", due, record(wire.StateQueued, 2, 3, 7), verdictDone},
+		{"parked, due and running, the ack of the first was lost", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Sequence: 7, Due: true}, verdictDone},
 		{"its own time", due, record(wire.StateRetrying, 2, 2, 7), verdictRun},
 		{"started by a worker that died", due, record(wire.StateStarted, 2, 2, 7), verdictRun},
 	} {
@@ -168,5 +170,37 @@ func TestClassify(t *testing.T) {
 		if got := classify(err); got != want {
 			t.Errorf("%v: %d, want %d", err, got, want)
 		}
+	}
+}
+
+// TestFrozenWorkerIsSilent: after a freeze a lease that has passed is lost, not
+// renewed.
+func TestFrozenWorkerIsSilent(t *testing.T) {
+	broker := enginetest.Start(t)
+	c, err := NewClient(broker.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	heard, err := c.nc.SubscribeSync("held.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := NewWorker(c, WorkerConfig{})
+	p := newPool(w, wire.PlainLane("default"), 1, 30*time.Second)
+	frozen := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-5 * time.Minute), msg: &nats.Msg{Reply: "held.frozen"}}
+	fresh := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-11 * time.Second), msg: &nats.Msg{Reply: "held.fresh"}}
+	w.leases.add(frozen)
+	w.leases.add(fresh)
+	w.leases.round(t.Context())
+	if !frozen.isLost() || fresh.isLost() {
+		t.Errorf("frozen lost %v, fresh lost %v", frozen.isLost(), fresh.isLost())
+	}
+	m, err := heard.NextMsg(5 * time.Second)
+	if err != nil || m.Subject != "held.fresh" || string(m.Data) != "+WPI" {
+		t.Fatalf("%v, %v", m, err)
+	}
+	if n, _, err := heard.Pending(); n != 0 || err != nil {
+		t.Errorf("%d more messages, %v", n, err)
 	}
 }

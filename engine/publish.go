@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -74,15 +75,18 @@ func (c *Client) taskMessage(task string, body []byte, o sendOptions) (*nats.Msg
 // task with an explicit id is also recognised by the message that holds its
 // subject.
 func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, explicit bool) (*jetstream.PubAck, error) {
-	started := time.Now()
+	var sent time.Time // of the first try that may have been stored
 	wait := 50 * time.Millisecond
-	doubt := false // an earlier try may have been stored
 	for try := 0; ; try++ {
+		doubt, began := !sent.IsZero(), time.Now()
 		ack, err := c.publishOnce(ctx, m)
 		switch classify(err) {
 		case outcomeStored:
 			return ack, nil
 		case outcomeFull:
+			if doubt {
+				return nil, fmt.Errorf("%w: the queue is full now: %w", ErrUnconfirmed, err)
+			}
 			return nil, fmt.Errorf("%w: %w", ErrQueueFull, err)
 		case outcomeInvalid:
 			return nil, err
@@ -98,20 +102,19 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 				return nil, absentError(lane, doubt)
 			}
 		case outcomeUnknown:
-			doubt = true
-			if ctx.Err() != nil {
-				return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx))
+			if !doubt && !errors.Is(err, errNotSent) {
+				sent, doubt = began, true
 			}
-			if !explicit && time.Since(started) > dedupWindow {
+			if ctx.Err() != nil {
+				return nil, endedError(ctx, doubt)
+			}
+			if doubt && !explicit && time.Since(sent) > dedupWindow {
 				return nil, fmt.Errorf("%w: no answer for %s", ErrUnconfirmed, dedupWindow)
 			}
 		}
 		select {
 		case <-ctx.Done():
-			if !doubt {
-				return nil, absentError(lane, false)
-			}
-			return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx))
+			return nil, endedError(ctx, doubt)
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, time.Second)
@@ -122,6 +125,14 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 // without a leader looks like no stream for a moment.
 const absentTries = 4
 
+// endedError is a publish whose context ended before its outcome was known.
+func endedError(ctx context.Context, doubtful bool) error {
+	if doubtful {
+		return fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx))
+	}
+	return fmt.Errorf("%w: nothing was stored: %w", ErrUnreachable, context.Cause(ctx))
+}
+
 func absentError(lane wire.Lane, doubtful bool) error {
 	if doubtful {
 		return fmt.Errorf("%w: no stream answers any more", ErrUnconfirmed)
@@ -129,10 +140,20 @@ func absentError(lane wire.Lane, doubtful bool) error {
 	return fmt.Errorf("%w: no stream takes the tasks of %s (pelton setup apply makes it)", ErrNoQueue, lane)
 }
 
+// errNotSent is a try that did not leave this process.
+var errNotSent = errors.New("not connected")
+
 func (c *Client) publishOnce(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+	if c.nc.Status() != nats.CONNECTED {
+		return nil, errNotSent // and shall not leave it later, when its id is forgotten
+	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	return c.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	ack, err := c.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	if errors.Is(err, nats.ErrReconnectBufExceeded) {
+		return nil, errNotSent
+	}
+	return ack, err
 }
 
 // ownCopy tells whether the message that refuses an explicit id is a copy of

@@ -120,7 +120,7 @@ func requestError(what string, err error) error {
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%s: %w: %w", what, ErrNoQueue, err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrConnectionClosed),
-		errors.Is(err, nats.ErrDisconnected):
+		errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrReconnectBufExceeded):
 		return fmt.Errorf("%s: %w: %w", what, ErrUnreachable, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)

@@ -52,6 +52,9 @@ func (w *Worker) parkMessage(d *delivery, attempt int, eta time.Time) *nats.Msg 
 	ns := w.c.ns
 	h := wire.Header(d.msg.Header).Own()
 	h.Delete(wire.HeaderDelay)
+	if !d.meta.Expires.IsZero() {
+		h.Set(wire.HeaderExpires, wire.FormatTime(d.meta.Expires)) // it may have been a duration
+	}
 	h.Set(wire.HeaderETA, wire.FormatTime(eta))
 	h.Set(wire.HeaderAttempt, strconv.Itoa(attempt))
 	h.Delete(wire.HeaderID) // the subject has it

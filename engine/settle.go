@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -137,7 +138,7 @@ func (w *Worker) settleUnknown(s *settlement, now time.Time) {
 }
 
 func (w *Worker) park(s *settlement, state wire.State, attempt int, eta time.Time) {
-	s.record.State, s.record.Attempt, s.record.ETA = state, attempt, eta.UTC()
+	s.record.State, s.record.Attempt, s.record.ETA, s.record.Due = state, attempt, eta.UTC(), true
 	if s.record.Sequence == 0 && !s.d.due {
 		s.record.Sequence = s.d.sequence
 	}
@@ -156,17 +157,29 @@ func (w *Worker) parkedAgain(d *delivery, r *Record) *settlement {
 	return &settlement{d: d, after: w.parkMessage(d, r.Attempt, r.ETA)}
 }
 
-// settler pays settlements, as many at once as have gathered while it paid the
-// last ones. It is one goroutine; add may be called from many.
+// settler pays the settlements of one queue, as many at once as have gathered
+// while it paid the last ones, so that a queue whose streams do not answer holds
+// up no other. It is one goroutine; add may be called from many.
 type settler struct {
 	w      *Worker
+	queue  string
 	in     chan *settlement
 	closed chan struct{}
+	owed   atomic.Int64  // added and not paid
+	paid   chan struct{} // told when less is owed
+
+	// Of the goroutine alone.
+	stuck   []*settlement // nobody answered
+	trouble bool          // said, until it is over
 }
 
-func newSettler(w *Worker) *settler {
-	return &settler{w: w, in: make(chan *settlement, 1024), closed: make(chan struct{})}
+func newSettler(w *Worker, queue string) *settler {
+	return &settler{w: w, queue: queue, in: make(chan *settlement, 1024), closed: make(chan struct{}), paid: make(chan struct{}, 1)}
 }
+
+// settleWithin is how long after the end of a pool its outcomes are tried to be
+// written. What is not written then comes back, and runs again.
+const settleWithin = 10 * time.Second
 
 // add hands over a settlement; nil owes nothing but the end of the lease's
 // renewal, which its maker has seen to. After close it does nothing: a handler
@@ -175,72 +188,93 @@ func (s *settler) add(x *settlement) {
 	if x == nil {
 		return
 	}
+	s.owed.Add(1)
 	select {
 	case s.in <- x:
 	case <-s.closed:
 	}
 }
 
-// close lets run end when all is paid.
+// close lets run end when all is paid, or cannot be in time.
 func (s *settler) close() { close(s.closed) }
 
-// run pays until closed and until nothing is open: paid, or lost with its
-// lease.
+// run pays until closed and until nothing is owed: paid, lost with its lease,
+// or given up.
 func (s *settler) run() {
-	var open []*settlement
-	pause := time.Duration(0)
-	for closed := s.closed; closed != nil || len(open) > 0; {
+	var giveUp <-chan time.Time
+	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+len(s.in) > 0; {
 		var again <-chan time.Time
-		if len(open) > 0 {
+		if len(s.stuck) > 0 {
 			again = time.After(pause)
 		}
 		select {
 		case x := <-s.in:
-			open = s.gather(append(open, x))
+			s.pay(s.gather(x))
 		case <-again:
+			stuck := s.stuck
+			s.stuck = nil
+			s.pay(stuck)
+			pause = min(2*pause+20*time.Millisecond, time.Second)
 		case <-closed:
-			closed = nil
-			open = s.gather(open)
+			closed, giveUp = nil, time.After(settleWithin)
+		case <-giveUp:
+			s.w.log.Error("outcomes could not be written, their tasks come back", "queue", s.queue, "tasks", len(s.stuck)+len(s.in))
+			return
 		}
-		before := len(open)
-		open = s.pay(open)
-		if len(open) < before {
+		if len(s.stuck) == 0 {
 			pause = 0
 		}
-		pause = min(2*pause+10*time.Millisecond, 500*time.Millisecond)
 	}
 }
 
 // gather adds what is there without waiting.
-func (s *settler) gather(open []*settlement) []*settlement {
-	for len(open) < cap(s.in) {
+func (s *settler) gather(first *settlement) []*settlement {
+	batch := []*settlement{first}
+	for len(batch) < cap(s.in) {
 		select {
 		case x := <-s.in:
-			open = append(open, x)
+			batch = append(batch, x)
 		default:
-			return open
+			return batch
 		}
 	}
-	return open
+	return batch
 }
 
-// pay brings every settlement as far as it goes and returns those still open.
-func (s *settler) pay(batch []*settlement) (open []*settlement) {
+// pay brings every settlement as far as it goes and keeps those that are stuck.
+func (s *settler) pay(batch []*settlement) {
 	for len(batch) > 0 {
 		var next []*settlement
 		sent := s.send(batch)
 		for i, x := range batch {
-			switch s.advance(x, sent[i]) {
+			switch done, err := s.advance(x, sent[i]); done {
 			case advanced:
 				next = append(next, x)
 			case stuck:
-				open = append(open, x)
+				s.stuck = append(s.stuck, x)
+				s.complain(err)
 			case ended:
+				s.owed.Add(-1)
 			}
 		}
 		batch = next
 	}
-	return open
+	if len(s.stuck) == 0 && s.trouble {
+		s.trouble = false
+		s.w.log.Info("outcomes are written again", "queue", s.queue)
+	}
+	select {
+	case s.paid <- struct{}{}:
+	default:
+	}
+}
+
+// complain says once that outcomes cannot be written.
+func (s *settler) complain(err error) {
+	if !s.trouble && s.w.c.nc.Status() == nats.CONNECTED {
+		s.trouble = true
+		s.w.log.Warn("outcomes cannot be written, trying on; the queue's tasks wait", "queue", s.queue, "err", err)
+	}
 }
 
 // send publishes the next message of each settlement without waiting in
@@ -306,13 +340,13 @@ const (
 )
 
 // advance takes the answer to what was sent and does what follows from it.
-func (s *settler) advance(x *settlement, answer func() error) progress {
+func (s *settler) advance(x *settlement, answer func() error) (progress, error) {
 	if x.d.isLost() {
-		return ended // the lease has passed: say nothing
+		return ended, nil // the lease has passed: say nothing
 	}
 	if answer == nil {
 		s.conclude(x)
-		return ended
+		return ended, nil
 	}
 	err := answer()
 	switch classify(err) {
@@ -321,13 +355,13 @@ func (s *settler) advance(x *settlement, answer func() error) progress {
 			s.w.wrote(x.record)
 		}
 		x.stage++
-		return advanced
+		return advanced, nil
 	case outcomeRefused:
 		return s.resolve(x)
 	case outcomeInvalid:
-		return s.invalid(x, err)
+		return s.invalid(x, err), nil
 	default:
-		return stuck
+		return stuck, err
 	}
 }
 
@@ -344,12 +378,12 @@ func (s *settler) conclude(x *settlement) {
 }
 
 // resolve finds out why a record's write was refused.
-func (s *settler) resolve(x *settlement) progress {
+func (s *settler) resolve(x *settlement) (progress, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout) //nolint:forbidigo // bounded; settling outlives the caller
 	defer cancel()
 	r, revision, err := s.w.c.readRecord(ctx, x.d.queue(), x.d.id)
 	if err != nil || revision == x.revision {
-		return stuck // not readable, or a replica that lags: again
+		return stuck, err // not readable, or a replica that lags: again
 	}
 	switch s.refusal(x, r) {
 	case refusalOwn:
@@ -363,7 +397,7 @@ func (s *settler) resolve(x *settlement) progress {
 	case refusalAgain:
 		x.revision = revision
 	}
-	return advanced
+	return advanced, nil
 }
 
 // refusal is what a record that refuses ours means.
@@ -402,6 +436,11 @@ func (s *settler) invalid(x *settlement, err error) progress {
 		x.record.Result, x.record.Progress, x.record.Attempts = nil, nil, nil
 		s.w.bury(x, f, time.Now().UTC())
 		x.stage = stageBefore
+		return advanced
+	}
+	if x.stage == stageBefore {
+		s.w.log.Error("cannot keep the dead letter, only its record", "task", x.d.addr.Task, "task_id", x.d.id, "err", err)
+		x.before = nil
 		return advanced
 	}
 	s.w.leases.remove(x.d)

@@ -148,7 +148,6 @@ type Worker struct {
 	used     atomic.Bool
 
 	leases  *leases
-	settler *settler
 	aside   sync.WaitGroup // what is done beside the loops: started marks, mending
 	mending atomic.Bool
 
@@ -163,7 +162,6 @@ func NewWorker(c *Client, cfg WorkerConfig) *Worker {
 	cfg = cfg.withDefaults()
 	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handler{}}
 	w.leases = newLeases(w)
-	w.settler = newSettler(w)
 	return w
 }
 
@@ -252,8 +250,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	return w.work(ctx, pools)
 }
 
-// work runs the parts. Senders stop before receivers: pools feed the settler,
-// and both need their leases renewed to the end.
+// work runs the parts. Senders stop before receivers: slots feed their pool's
+// settler, and both need their leases renewed to the end.
 func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	working, cancelWork := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancelWork(nil)
@@ -263,15 +261,16 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	defer stopWatch()
 	stopLeases := background(w.leases.run)
 	defer stopLeases()
-	settled := make(chan struct{})
-	go func() {
-		defer close(settled)
-		w.settler.run()
-	}()
 	w.log.InfoContext(ctx, "worker started", "queues", w.queueNames())
 	var group sync.WaitGroup
+	failed := make(chan error, len(pools))
 	for _, p := range pools {
-		group.Go(func() { p.run(ctx, working) })
+		group.Go(func() {
+			if err := p.run(ctx, working); err != nil {
+				failed <- err
+				cancel(err)
+			}
+		})
 	}
 	stopGrace := context.AfterFunc(ctx, func() {
 		w.log.InfoContext(working, "worker drains", "grace", w.cfg.Grace)
@@ -280,8 +279,6 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	defer stopGrace()
 	group.Wait()
 	w.aside.Wait()
-	w.settler.close()
-	<-settled
 	// The last acks and naks must have left before the caller closes the
 	// connection; should they be lost, the messages come back.
 	_ = w.c.nc.FlushTimeout(flushWithin)
@@ -289,7 +286,12 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	if errors.Is(context.Cause(ctx), ErrClosed) {
 		return context.Cause(ctx)
 	}
-	return nil
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
 }
 
 // watchClosed ends the work when the connection is closed for good: nothing of

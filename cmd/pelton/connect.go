@@ -84,7 +84,7 @@ func (a *app) role(ctx context.Context, cfg *config.Config, run func(context.Con
 	}
 	defer nc.Close()
 	err = run(ctx, nc, log)
-	if nc.IsClosed() && (err == nil || errors.Is(err, nats.ErrConnectionClosed)) {
+	if nc.IsClosed() && (err == nil || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, engine.ErrClosed)) {
 		return unreachable(cfg, errors.Join(nats.ErrConnectionClosed, nc.LastError()))
 	}
 	return err

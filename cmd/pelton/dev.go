@@ -3,6 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +32,7 @@ prints, its outcome, and the record of its result in Kafka.`,
 		Example: `  pelton dev
   pelton dev --rate 20/s --store ./data
   pelton dev --for 10s --assert
-  eval "$(pelton dev --brokers-only | head -n 2)"`,
+  pelton dev --brokers-only   # and paste its two lines into another terminal`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			interval, err := produce.ParseRate(rate)
@@ -53,12 +57,19 @@ prints, its outcome, and the record of its result in Kafka.`,
 }
 
 func (a *app) runDev(cmd *cobra.Command, cfg dev.Config) error {
+	// A reader of standard output that goes away ends the run in order, with its
+	// temporary files removed.
+	signal.Ignore(syscall.SIGPIPE)
 	switch {
 	case cfg.For < 0:
 		return &usageError{err: fmt.Errorf("--for must be at least 0, got %s", cfg.For), help: "pelton dev --help"}
 	case cfg.BrokersOnly && (cfg.Assert || cfg.For > 0):
 		return &usageError{err: errors.New("--brokers-only has no messages to run --for or to --assert"), help: "pelton dev --help"}
 	}
+	// Where other brokers are is nothing to it.
+	a.env = slices.DeleteFunc(slices.Clone(a.env), func(v string) bool {
+		return strings.HasPrefix(v, "NATS_URL=") || strings.HasPrefix(v, "KAFKA_BOOTSTRAP_SERVERS=") || strings.HasPrefix(v, "COMMANDS_TOPIC=")
+	})
 	settings, err := a.settings(cmd, config.PartNone)
 	if err != nil {
 		return err

@@ -72,13 +72,24 @@ func (p *partition) dead(r *kgo.Record, origin wire.KafkaOrigin, why error) (wir
 	text, body := why.Error(), r.Value
 	if len(body) > min(p.cfg.Limits.Bytes, p.room()) {
 		text = fmt.Sprintf("%s; the first %d bytes are kept", text, deadHead)
-		body = body[:deadHead]
+		body = body[:min(deadHead, len(body))]
 	}
-	return wire.Header{
+	h := wire.Header{
 		wire.HeaderOrigin:    {origin.String()},
 		wire.HeaderErrorType: {wire.FailureBadInput},
 		wire.HeaderError:     {strings.Map(oneLine, text)},
-	}, body
+	}
+	// Where it came from, and the trace, as far as they can be carried: these
+	// are the records that one wants to follow.
+	if chain, ok := recordHeader(r, wire.HeaderOrigin); ok && wire.CheckOrigins(chain) == nil {
+		h[wire.HeaderOrigin] = []string{wire.JoinOrigins(origin.String(), chain)}
+	}
+	for _, name := range []string{wire.HeaderTraceParent, wire.HeaderTraceState, wire.HeaderBaggage} {
+		if value, ok := recordHeader(r, name); ok && len(value) <= 4096 && !strings.ContainsAny(value, "\r\n") {
+			h[name] = []string{value}
+		}
+	}
+	return h, body
 }
 
 // room is how large a body the broker takes beside the headers.

@@ -253,7 +253,7 @@ func TestForeignWriterStops(t *testing.T) {
 			return
 		case <-w.ctx.Done():
 			t.Fatal("it goes on")
-		default:
+		case <-time.After(50 * time.Millisecond): // time to read what was written
 		}
 	}
 }

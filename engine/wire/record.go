@@ -21,6 +21,7 @@ type Record struct {
 	Attempt    int             `json:"attempt"`
 	Deaths     int             `json:"deaths,omitempty"`   // runs of this attempt whose worker died
 	Sequence   uint64          `json:"sequence,omitempty"` // of its message in the task stream, where it was claimed there
+	Due        bool            `json:"due,omitempty"`      // it was parked: its message is no more in the task stream
 	Result     json.RawMessage `json:"result,omitempty"`
 	Error      *Failure        `json:"error,omitempty"`
 	Attempts   []Attempt       `json:"attempts,omitempty"`

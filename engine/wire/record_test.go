@@ -36,6 +36,7 @@ func goldenRecords() map[string]wire.Record {
 			r.Worker, r.StartedAt, r.Progress = "w1", at(1), json.RawMessage(`{"done":3,"of":7}`)
 		}),
 		"retrying": with(wire.StateRetrying, func(r *wire.Record) {
+			r.Due = true
 			r.Attempt, r.ETA, r.Error, r.Attempts = 2, at(10), failed.Error, []wire.Attempt{failed}
 		}),
 		"succeeded": with(wire.StateSucceeded, func(r *wire.Record) {

@@ -63,7 +63,7 @@ type total struct {
 }
 
 func (t total) even() bool {
-	return t == total{produced: t.produced, ingested: t.produced, finished: t.produced, emitted: t.produced}
+	return t.produced > 0 && t == total{produced: t.produced, ingested: t.produced, finished: t.produced, emitted: t.produced}
 }
 
 // String has the form `produced 10 = ingested 10 = finished 10 = emitted 10`.

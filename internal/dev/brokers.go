@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,6 +38,7 @@ type brokers struct {
 	kafka   []string
 	store   string
 	kept    bool
+	lock    *os.File // of a store that is kept
 	taken   []string // default ports that were taken, in words
 	log     *slog.Logger
 }
@@ -74,11 +76,17 @@ func (b *brokers) openStore() error {
 			return fmt.Errorf("--store %s: must be a folder that can be written: %w", b.store, err)
 		}
 	}
-	probe, err := os.CreateTemp(b.store, ".probe-")
+	lock, err := os.OpenFile(filepath.Join(b.store, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("--store %s: must be a folder that can be written: %w", b.store, err)
 	}
-	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+	// Two brokers on the same files would ruin them. The lock goes with the
+	// process, however it ends.
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("--store %s: must not be in use by another pelton dev: %w", b.store, err), lock.Close())
+	}
+	b.lock = lock
+	return nil
 }
 
 func (b *brokers) startNATS(port int) error {
@@ -172,6 +180,9 @@ func (b *brokers) stop() {
 	}
 	if b.server != nil {
 		b.server.Stop()
+	}
+	if b.lock != nil {
+		_ = b.lock.Close()
 	}
 	if !b.kept {
 		if err := os.RemoveAll(b.store); err != nil {

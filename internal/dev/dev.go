@@ -90,6 +90,12 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer b.stop()
 	if cfg.BrokersOnly {
+		for _, taken := range b.taken {
+			cfg.Logger.Warn("a default port is not free", "note", taken)
+		}
+		if err := b.ensureTopics(ctx); err != nil {
+			return err
+		}
 		_, err := fmt.Fprint(cfg.Stdout, b.exports())
 		if err != nil {
 			return fmt.Errorf("stdout: %w", err)
@@ -164,6 +170,8 @@ func (s *system) wait(ctx context.Context) error {
 	}
 	select {
 	case err := <-s.failed:
+		return err
+	case err := <-s.view.broken:
 		return err
 	case <-over:
 	case <-ctx.Done():

@@ -72,6 +72,10 @@ func TestBrokersOnlyPrintsTwoLines(t *testing.T) {
 	if got := <-out.wrote; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	// What the roles need is there: they may be started as they are.
+	if _, err := openAccount(ctx, []string{fmt.Sprintf("127.0.0.1:%d", kafka)}); err != nil {
+		t.Errorf("topics: %v", err)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -81,6 +85,27 @@ func TestBrokersOnlyPrintsTwoLines(t *testing.T) {
 type notify struct{ wrote chan string }
 
 func (n *notify) Write(b []byte) (int, error) { n.wrote <- string(b); return len(b), nil }
+
+// TestOneAtATimeOnAStore: two brokers on the same files would ruin them.
+func TestOneAtATimeOnAStore(t *testing.T) {
+	nats, kafka := ports(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	out := &notify{wrote: make(chan string, 1)}
+	done := make(chan error, 1)
+	store := t.TempDir()
+	go func() {
+		done <- Run(ctx, Config{NATSPort: nats, KafkaPort: kafka, BrokersOnly: true, Stdout: out, StoreDir: store})
+	}()
+	<-out.wrote
+	nats, kafka = ports(t)
+	if err := Run(ctx, Config{NATSPort: nats, KafkaPort: kafka, StoreDir: store}); !errors.Is(err, ErrCannotStart) || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("%v", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
 
 func TestWhatCannotStart(t *testing.T) {
 	nats, kafka := ports(t)
@@ -102,6 +127,7 @@ func TestWhatCannotStart(t *testing.T) {
 	}{
 		{"nats port", Config{NATSPort: port, KafkaPort: kafka}, enginetest.ErrPortTaken, fmt.Sprint(port)},
 		{"kafka port", Config{NATSPort: nats, KafkaPort: port}, enginetest.ErrPortTaken, fmt.Sprint(port)},
+		{"port out of range", Config{NATSPort: 99999, KafkaPort: kafka}, nil, "99999"},
 		{"store is a file", Config{NATSPort: nats, KafkaPort: kafka, StoreDir: file}, nil, file},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -119,6 +145,7 @@ func TestTheAccountSeesWhatIsMissing(t *testing.T) {
 		t.Errorf("%s", even)
 	}
 	for _, odd := range []total{
+		{}, // nothing was shown
 		{produced: 3, ingested: 2, finished: 2, emitted: 2},
 		{produced: 3, ingested: 3, finished: 2, emitted: 2},
 		{produced: 3, ingested: 3, finished: 3, emitted: 2},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,15 +28,16 @@ type view struct {
 	counts   counts
 	progress time.Time // when a count last changed
 	err      error     // the first of a write
+	broken   chan error
 }
 
 // counts are what has been seen so far.
 type counts struct {
-	produced, ingested, finished, emitted, dead, retried int
+	produced, lost, ingested, finished, emitted, dead, retried int
 }
 
 func newView(out io.Writer, terminal, quiet bool) *view {
-	return &view{out: out, terminal: terminal, quiet: quiet, progress: time.Now()}
+	return &view{out: out, terminal: terminal, quiet: quiet, progress: time.Now(), broken: make(chan error, 1)}
 }
 
 func (v *view) banner(b *brokers) {
@@ -63,11 +65,11 @@ func kafkaDurability(kept bool) string {
 	return "in memory"
 }
 
-// write writes to the view. Where nobody can read it any more the system goes
-// on; the first error is told at the end.
+// write writes to the view. Where nobody can read it any more the run ends.
 func (v *view) write(format string, args ...any) {
 	if _, err := fmt.Fprintf(v.out, format, args...); err != nil && v.err == nil {
 		v.err = fmt.Errorf("stdout: %w", err)
+		v.broken <- v.err
 	}
 }
 
@@ -89,6 +91,7 @@ func (v *view) produced(d produce.Delivery) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if d.Err != nil {
+		v.counts.lost++
 		v.line("LOST", "%s: %v", d.Topic, d.Err)
 		return
 	}
@@ -124,14 +127,20 @@ func (v *view) record(r *engine.Record) {
 		v.counts.dead++
 		v.line("DEAD", "%s  %s  attempt %d  %s: %s", r.ID, r.Task, r.Attempt, r.Error.Type, r.Error.Message)
 	default:
-		v.line(string(r.State), "%s  %s", r.ID, r.Task)
+		why := ""
+		if r.Error != nil {
+			why = ": " + r.Error.Message
+		}
+		v.line(string(r.State), "%s  %s%s", r.ID, r.Task, why)
 	}
 }
 
 func (v *view) emitted(e emit.Emitted) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.counts.emitted++
+	if strings.HasPrefix(e.TaskID, commandsTopic+"-") {
+		v.counts.emitted++ // not what others have sent beside the producer
+	}
 	v.moved()
 	v.line("result", "%s → %s/%d@%d  %s", e.TaskID, e.Topic, e.Partition, e.Offset, e.State)
 }

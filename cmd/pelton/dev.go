@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os/signal"
 	"slices"
 	"strings"
@@ -77,10 +78,26 @@ func (a *app) runDev(cmd *cobra.Command, cfg dev.Config) error {
 	if settings.Log.Level == "info" && !cmd.Flags().Changed("log-level") {
 		settings.Log.Level = "warn" // the lines of the steps say what is usual
 	}
-	log, err := a.logger(settings)
-	if err != nil {
+	cfg.Stdout, cfg.Terminal = a.stdout, logging.IsTerminal(a.stdout)
+	if cfg.Terminal && logging.IsTerminal(a.stderr) {
+		// The log shares the terminal with a line that is written anew.
+		if settings.Log.Format == string(logging.Auto) {
+			settings.Log.Format = string(logging.Console)
+		}
+		a.stderr = lineStart{a.stderr}
+	}
+	if cfg.Logger, err = a.logger(settings); err != nil {
 		return err
 	}
-	cfg.Stdout, cfg.Terminal, cfg.Logger = a.stdout, logging.IsTerminal(a.stdout), log
 	return dev.Run(cmd.Context(), cfg)
+}
+
+// lineStart writes each line over what stands in the terminal's last one.
+type lineStart struct{ w io.Writer }
+
+func (l lineStart) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(l.w, "\r\x1b[K"); err != nil {
+		return 0, err
+	}
+	return l.w.Write(b)
 }

@@ -40,7 +40,8 @@ func (a *app) send() *cobra.Command {
 
 BODY is JSON: as it stands, of a file with @FILE, or of standard input with -.
 An id of your own makes sending safe to repeat: while a task with that id waits
-or runs, another is refused with exit code 7.`,
+or runs in its queue, another is refused with exit code 7; while the first waits
+for its next attempt, or its record lives, another is taken and dropped.`,
 		Example: `  pelton send print '{"message":"hi"}'
   pelton send add '{"a":2,"b":3}' --queue mail --id sum-1
   pelton send resize @job.json -H customer=42 --max-attempts 3

@@ -50,11 +50,11 @@ func startBrokers(cfg Config) (*brokers, error) {
 	if err := b.openStore(); err != nil {
 		return nil, err
 	}
-	if err := b.startNATS(cfg.NATSPort); err != nil {
+	if err := b.startNATS(cfg.NATSPort, cfg.defaults[0]); err != nil {
 		b.stop()
 		return nil, err
 	}
-	if err := b.startKafka(cfg.KafkaPort); err != nil {
+	if err := b.startKafka(cfg.KafkaPort, cfg.defaults[1]); err != nil {
 		b.stop()
 		return nil, err
 	}
@@ -89,14 +89,14 @@ func (b *brokers) openStore() error {
 	return nil
 }
 
-func (b *brokers) startNATS(port int) error {
+func (b *brokers) startNATS(port, otherwise int) error {
 	cfg := enginetest.ServerConfig{StoreDir: filepath.Join(b.store, "nats"), Port: port, SyncInterval: syncInterval}
 	if port == 0 {
-		cfg.Port = defaultNATSPort
+		cfg.Port = otherwise
 	}
 	server, err := enginetest.NewServer(cfg)
 	if errors.Is(err, enginetest.ErrPortTaken) && port == 0 {
-		b.taken = append(b.taken, fmt.Sprintf("port %d is taken: nats has another", defaultNATSPort))
+		b.taken = append(b.taken, fmt.Sprintf("port %d is taken: nats has another", otherwise))
 		cfg.Port = 0
 		server, err = enginetest.NewServer(cfg)
 	}
@@ -107,16 +107,16 @@ func (b *brokers) startNATS(port int) error {
 	return nil
 }
 
-func (b *brokers) startKafka(port int) error {
+func (b *brokers) startKafka(port, otherwise int) error {
 	wanted := port
 	if port == 0 {
-		wanted = defaultKafkaPort
+		wanted = otherwise
 	}
 	if taken := portTaken(wanted); taken != nil {
 		if port != 0 {
 			return fmt.Errorf("kafka: 127.0.0.1:%d: %w: %w", port, enginetest.ErrPortTaken, taken)
 		}
-		b.taken = append(b.taken, fmt.Sprintf("port %d is taken: kafka has another", defaultKafkaPort))
+		b.taken = append(b.taken, fmt.Sprintf("port %d is taken: kafka has another", otherwise))
 		wanted = 0
 	}
 	opts := []kfake.Opt{kfake.NumBrokers(1), kfake.Ports(wanted), kfake.DefaultNumPartitions(partitions)}

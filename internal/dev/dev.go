@@ -58,6 +58,8 @@ type Config struct {
 	Stdout   io.Writer
 	Terminal bool
 	Logger   *slog.Logger
+
+	defaults [2]int // ports in place of 4222 and 9092, of the tests alone
 }
 
 // ErrCannotStart is what Run ends with where a folder or a port that was asked
@@ -83,6 +85,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.Stdout == nil {
 		cfg.Stdout = io.Discard
+	}
+	if cfg.defaults == [2]int{} {
+		cfg.defaults = [2]int{defaultNATSPort, defaultKafkaPort}
 	}
 	b, err := startBrokers(cfg)
 	if err != nil {

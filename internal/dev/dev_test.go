@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
 	"pelton/engine/enginetest"
@@ -60,6 +62,64 @@ func TestTheWholePath(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, out.String())
 		}
 	}
+}
+
+// TestBusyDefaultPorts: another free one is taken, and said aloud.
+func TestBusyDefaultPorts(t *testing.T) {
+	var busy [2]int
+	for i := range busy {
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		busy[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	var out bytes.Buffer
+	if err := Run(t.Context(), Config{defaults: busy, For: 500 * time.Millisecond, Interval: 50 * time.Millisecond, Assert: true, Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"nats", "kafka"} {
+		if want := fmt.Sprintf("port %d is taken: %s has another", busy[i], name); !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	if regexp.MustCompile(fmt.Sprintf(`export \S+:(%d|%d)\n`, busy[0], busy[1])).MatchString(out.String()) {
+		t.Errorf("a busy port is exported:\n%s", out.String())
+	}
+}
+
+// TestADeadTaskFailsTheAssertion: the account is counted, not assumed.
+func TestADeadTaskFailsTheAssertion(t *testing.T) {
+	nats, kafka := ports(t)
+	out := &begun{begun: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() {
+		done <- Run(t.Context(), Config{NATSPort: nats, KafkaPort: kafka, Interval: 50 * time.Millisecond, For: 2 * time.Second, Assert: true, Stdout: out})
+	}()
+	<-out.begun
+	cl, err := kgo.NewClient(kgo.SeedBrokers(fmt.Sprintf("127.0.0.1:%d", kafka)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: commandsTopic, Value: []byte("{")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, ErrAssert) || !strings.Contains(err.Error(), "1 failed") {
+		t.Errorf("%v", err)
+	}
+}
+
+// begun tells when something was first written.
+type begun struct {
+	once  sync.Once
+	begun chan struct{}
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	b.once.Do(func() { close(b.begun) })
+	return len(p), nil
 }
 
 func TestBrokersOnlyPrintsTwoLines(t *testing.T) {

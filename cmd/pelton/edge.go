@@ -106,7 +106,7 @@ operator can do.`,
 	bind(cmd, "task", "@.task", "`TASK` that gets the records", "print")
 	bind(cmd, "session-timeout", "@.session_timeout", "`DURATION` after which a silent edge loses its partitions", "10s")
 	bind(cmd, "instance", "@.instance", "`NAME` of this edge in logs and in the ledger", "host and process")
-	from := cmd.Flags().Int64("from-offset", -1, "`OFFSET` at which to begin partitions that have no ledger")
+	from := cmd.Flags().Int64("from-offset", -1, "`OFFSET` for partitions without a ledger, or stopped by theirs")
 	cmd.Flags().Lookup("from-offset").DefValue = "the oldest"
 	natsFlags(cmd)
 	kafkaFlags(cmd)

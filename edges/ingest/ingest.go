@@ -366,6 +366,7 @@ func (s *session) run(ctx context.Context) error {
 			return err
 		}
 		s.commit(work)
+		s.trim(work)
 		cl.AllowRebalance()
 	}
 }

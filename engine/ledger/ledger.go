@@ -52,7 +52,9 @@ type Config struct {
 // Writing is for one caller at a time: of two concurrent batches with one fence
 // one is refused.
 type Ledger struct {
+	js       jetstream.JetStream
 	nc       *nats.Conn
+	stream   string
 	subject  string
 	direct   string // where the newest entry is asked for
 	instance string
@@ -111,7 +113,9 @@ func New(cfg Config) (*Ledger, error) {
 		return nil, fmt.Errorf("ledger: timeout must be above 0, got %s", cfg.Timeout)
 	}
 	return &Ledger{
+		js:       cfg.JetStream,
 		nc:       cfg.JetStream.Conn(),
+		stream:   cfg.Stream,
 		subject:  cfg.Subject,
 		direct:   apiPrefix(cfg.JetStream) + "DIRECT.GET." + cfg.Stream + "." + cfg.Subject,
 		instance: cfg.Instance,

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -246,4 +247,73 @@ func (w *workers) stop() {
 			w.t.Errorf("worker after SIGTERM: %v", err)
 		}
 	}
+}
+
+// TestTaskThatKillsItsWorkersIsBuried: a task that ends its process again and
+// again becomes a dead letter, and its neighbours go on.
+func TestTaskThatKillsItsWorkersIsBuried(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	broker := enginetest.Start(t)
+	broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue, AckWait: time.Second}}})
+	c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	t.Setenv("PELTON_TEST_POISON", "1")
+	killer, err := c.SendRaw(ctx, DefaultQueue, "kill", []byte(`1`), WithMaxAttempts(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := killer.Wait(ctx)
+		ended <- err
+	}()
+	deaths := superviseUntil(ctx, t, broker.URL(), ended, func(err error) {
+		if failed, ok := errors.AsType[*TaskError](err); !ok || failed.Type != wire.FailurePoison {
+			t.Errorf("wait: %v", err)
+		}
+	}, func() {
+		if r, err := c.SendRaw(ctx, DefaultQueue, "toil", []byte(`2`)); err != nil {
+			t.Errorf("a neighbour: %v", err)
+		} else if _, err := r.Wait(ctx); err != nil {
+			t.Errorf("a neighbour: %v", err)
+		}
+	})
+	// The first death leaves no mark, because nothing is written in the first
+	// second of a plain run.
+	if deaths != 3 {
+		t.Errorf("%d workers died, want 3", deaths)
+	}
+	record, err := killer.Record(ctx)
+	if err != nil || record.State != wire.StateFailed || record.Attempt != 1 {
+		t.Errorf("record %+v, %v", record, err)
+	}
+}
+
+// superviseUntil starts a worker again whenever it has died, until the task has
+// ended; then, with a worker that lives, it runs after. It returns the deaths.
+func superviseUntil(ctx context.Context, t *testing.T, url string, ended <-chan error, check func(error), after func()) (deaths int) {
+	t.Helper()
+	for ctx.Err() == nil {
+		w := startWorkers(t, url, 1, false)
+		died := make(chan struct{})
+		go func() {
+			_ = w.children[0].Wait()
+			close(died)
+		}()
+		select {
+		case <-died:
+			deaths++
+		case err := <-ended:
+			check(err)
+			after()
+			return deaths
+		case <-ctx.Done():
+		}
+	}
+	t.Fatal("never buried")
+	return deaths
 }

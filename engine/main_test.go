@@ -17,13 +17,17 @@ import (
 // TestMain is also the main of the worker processes that tests start.
 func TestMain(m *testing.M) {
 	if url := os.Getenv("PELTON_TEST_WORKER"); url != "" {
-		os.Exit(workerProcess(url, os.Getenv("PELTON_TEST_ACK_FIRST") != ""))
+		deaths := 1000 // workers are killed here, not by their tasks
+		if os.Getenv("PELTON_TEST_POISON") != "" {
+			deaths = 2
+		}
+		os.Exit(workerProcess(url, os.Getenv("PELTON_TEST_ACK_FIRST") != "", deaths))
 	}
 	goleak.VerifyTestMain(m)
 }
 
 // workerProcess works the default queue until SIGTERM.
-func workerProcess(url string, ackFirst bool) int {
+func workerProcess(url string, ackFirst bool, deaths int) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	c, err := Connect(ctx, url)
@@ -35,7 +39,7 @@ func workerProcess(url string, ackFirst bool) int {
 	w := NewWorker(c, WorkerConfig{
 		Queues:      []Queue{{Name: DefaultQueue, Slots: 8}},
 		MaxAttempts: 20,
-		MaxDeaths:   1000, // workers are killed here, not by their tasks
+		MaxDeaths:   deaths,
 	})
 	w.ackFirst = ackFirst
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {
@@ -44,6 +48,10 @@ func workerProcess(url string, ackFirst bool) int {
 			return nil, RetryIn(time.Duration(rand.Int64N(int64(200*time.Millisecond))), errors.New("bad luck"))
 		}
 		return m.Body, nil
+	})
+	HandleRaw(w, "kill", func(context.Context, *Message) ([]byte, error) {
+		os.Exit(3)
+		return nil, nil
 	})
 	if err := w.Run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)

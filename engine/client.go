@@ -106,9 +106,6 @@ func ConnectOptions(logger *slog.Logger) []nats.Option {
 	return []nats.Option{
 		nats.Name("pelton"),
 		nats.MaxReconnects(-1),
-		// What is written while the connection is gone must not leave later,
-		// when it may mean something else: it fails, and is tried again.
-		nats.ReconnectBufSize(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.PingInterval(5 * time.Second),

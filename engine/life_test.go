@@ -414,8 +414,8 @@ func TestBrokerRestarts(t *testing.T) {
 	}
 	for range 3 {
 		s.until("something is done", func() bool {
-			r, err := s.client.JetStream().Stream(s.ctx(), "KV_PELTON_RESULTS_default")
-			return err == nil && r.CachedInfo().State.LastSeq > 10
+			state, ok := s.state("KV_PELTON_RESULTS_default")
+			return ok && state.LastSeq > 10
 		})
 		if err := s.broker.Restart(); err != nil {
 			t.Fatal(err)

@@ -114,7 +114,7 @@ type Edges struct {
 // Ingest is a route from Kafka into a queue. Its name is part of the ids of its
 // tasks.
 type Ingest struct {
-	Topics           []string      `koanf:"topics"` // one, for now
+	Topics           []string      `koanf:"topics"` // exactly one
 	Group            string        `koanf:"group"`
 	Queue            string        `koanf:"queue"`
 	Task             string        `koanf:"task"`

@@ -29,6 +29,8 @@ package config
 
 import (
 	"time"
+
+	"pelton/internal/secret"
 )
 
 // Settings are all settings. Zero values of what has no default are left to the
@@ -45,12 +47,40 @@ type Settings struct {
 	Worker    Worker           `koanf:"worker"`
 	Edges     Edges            `koanf:"edges"`
 	Produce   Produce          `koanf:"produce"`
+	Discord   Discord          `koanf:"discord"`
+	Telemetry Telemetry        `koanf:"telemetry"`
 	Log       Log              `koanf:"log"`
 }
 
-// NATS is the broker.
+// NATS is the broker, and as whom to speak to it.
 type NATS struct {
-	URL string `koanf:"url"` // several by comma; may hold a password, see RedactURL
+	URL             string      `koanf:"url"`     // several by comma; may hold a password, see RedactURL
+	Context         string      `koanf:"context"` // of the nats command line, by name
+	CredsFile       string      `koanf:"creds_file"`
+	NKeyFile        string      `koanf:"nkey_file"` // a seed
+	User            string      `koanf:"user"`
+	Password        secret.Text `koanf:"password"`
+	Token           secret.Text `koanf:"token"`
+	InboxPrefix     string      `koanf:"inbox_prefix"`
+	JetStreamDomain string      `koanf:"jetstream_domain"`
+	MonitorURL      string      `koanf:"monitor_url"` // of the server's HTTP port, for doctor
+	TLS             TLS         `koanf:"tls"`
+}
+
+// TLS is how a connection is encrypted. The files are PEM.
+type TLS struct {
+	Enabled    bool   `koanf:"enabled"` // also where a file or a name is given
+	CAFile     string `koanf:"ca_file"` // in place of the system's
+	CertFile   string `koanf:"cert_file"`
+	KeyFile    string `koanf:"key_file"`
+	ServerName string `koanf:"server_name"` // in place of the host's name
+}
+
+// SASL is the credentials shown to Kafka.
+type SASL struct {
+	Mechanism string      `koanf:"mechanism"` // plain, scram-sha-256 or scram-sha-512; empty for none
+	User      string      `koanf:"user"`
+	Password  secret.Text `koanf:"password"`
 }
 
 // Kafka is the other broker, and what is asked of it when it is written to.
@@ -59,6 +89,8 @@ type Kafka struct {
 	ClientID string   `koanf:"client_id"`
 	Acks     string   `koanf:"acks"`
 	Retries  int      `koanf:"retries"`
+	TLS      TLS      `koanf:"tls"`
+	SASL     SASL     `koanf:"sasl"`
 }
 
 // Setup says what may be done to streams and consumers.
@@ -109,6 +141,12 @@ type Backoff struct {
 type Edges struct {
 	Ingest map[string]Ingest `koanf:"ingest" names:"route"`
 	Emit   map[string]Emit   `koanf:"emit" names:"route"`
+	Speak  Speak             `koanf:"speak"`
+}
+
+// Speak is the edge that writes to Discord.
+type Speak struct {
+	Channel string `koanf:"channel"`
 }
 
 // Ingest is a route from Kafka into a queue. Its name is part of the ids of its
@@ -155,10 +193,22 @@ type Produce struct {
 	Grace           time.Duration `koanf:"grace"`
 }
 
+// Discord is the bot.
+type Discord struct {
+	Token secret.Text `koanf:"token"`
+}
+
+// Telemetry is what the process tells of itself.
+type Telemetry struct {
+	Addr string `koanf:"addr"` // host:port of /livez and /readyz; empty for none
+}
+
 // Log is how the process logs.
 type Log struct {
-	Level  string `koanf:"level"`
-	Format string `koanf:"format"`
+	Level  string            `koanf:"level"`
+	Format string            `koanf:"format"`
+	Levels map[string]string `koanf:"levels" names:"component"` // by component: engine, kafka, nats, …
+	Import string            `koanf:"import"`                   // a logging_config.json of Python's
 }
 
 // defaults are the weakest place. What is not here is left to the parts.

@@ -13,6 +13,8 @@ import (
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
+
+	"pelton/internal/secret"
 )
 
 // Part is what a process is about, where that decides what a name means.
@@ -132,8 +134,11 @@ func (p *place) take(source, key, text string) (string, any) {
 		}
 	}
 	value, broken := parse(l.typ, text)
-	if slots, ok := value.(map[string]int); ok {
-		value, broken = entriesOf(slots)
+	switch whole := value.(type) {
+	case map[string]int:
+		value, broken = entriesOf(whole, l.nameOfEntries())
+	case map[string]string:
+		value, broken = entriesOf(whole, l.nameOfEntries())
 	}
 	if broken != "" {
 		p.fail(&Error{Source: source, Key: key, Rule: broken, Value: shown(key, text)})
@@ -148,13 +153,13 @@ func (p *place) take(source, key, text string) (string, any) {
 }
 
 // entriesOf is a map in the form in which single entries can be laid over it.
-func entriesOf(slots map[string]int) (value any, broken string) {
-	entries := make(map[string]any, len(slots))
-	for _, name := range slices.Sorted(maps.Keys(slots)) {
-		if rule := ruleOf(checkNames["queue"](name)); rule != "" {
-			return nil, "queue " + strconv.Quote(name) + " " + rule
+func entriesOf[V any](whole map[string]V, kind string) (value any, broken string) {
+	entries := make(map[string]any, len(whole))
+	for _, name := range slices.Sorted(maps.Keys(whole)) {
+		if rule := ruleOf(checkNames[kind](name)); rule != "" {
+			return nil, kind + " " + strconv.Quote(name) + " " + rule
 		}
-		entries[name] = slots[name]
+		entries[name] = whole[name]
 	}
 	return entries, ""
 }
@@ -296,8 +301,11 @@ func textOf(v any) string {
 
 // shown is a value as an error may repeat it.
 func shown(key, text string) string {
-	if key == "nats.url" {
+	switch l, _, ok := find(key); {
+	case key == "nats.url":
 		return RedactURL(text)
+	case ok && l.typ == reflect.TypeFor[secret.Text]():
+		return secret.Hidden
 	}
 	return text
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,7 +67,11 @@ var rules = map[string]rule{
 	"produce.delivery_timeout":         from(time.Second),
 	"produce.max_message_bytes":        from(Bytes(512)),
 	"produce.grace":                    from(time.Duration(0)),
+	"nats.inbox_prefix":                one(isSubject, "must be a subject without wildcards"),
+	"kafka.sasl.mechanism":             oneOf("plain", "scram-sha-256", "scram-sha-512"),
+	"telemetry.addr":                   one(isListen, "must be host:port, such as 127.0.0.1:8581"),
 	"log.level":                        oneOf("debug", "info", "warn", "error"),
+	"log.levels.*":                     oneOf("debug", "info", "warn", "error"),
 	"log.format":                       oneOf("auto", "console", "json"),
 }
 
@@ -76,7 +81,15 @@ const ruleTopic = "must be a topic name, 1 to 249 of a-z A-Z 0-9 . _ -"
 var checkNames = map[string]func(string) error{
 	"queue": wire.CheckQueue,
 	"route": wire.CheckRoute,
+	"component": func(name string) error {
+		if !componentName.MatchString(name) {
+			return &wire.NameError{Field: "component", Value: name, Rule: "must match " + componentName.String()}
+		}
+		return nil
+	},
 }
+
+var componentName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
 
 // between holds for numbers, sizes and durations. Constants without a type are
 // durations where the greatest is one.
@@ -188,4 +201,15 @@ func isHostPort(s string) bool {
 func isTopic(s string) bool {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 	return s != "" && len(s) <= 249 && s != "." && s != ".." && strings.Trim(s, letters) == ""
+}
+
+func isSubject(s string) bool {
+	return s != "" && !strings.ContainsAny(s, " \t\r\n*>") && !slices.Contains(strings.Split(s, "."), "")
+}
+
+// isListen is host:port with port 0 allowed, for a free one.
+func isListen(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	_, portErr := strconv.ParseUint(port, 10, 16)
+	return err == nil && portErr == nil && !strings.ContainsAny(host, " \t/@")
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"pelton/internal/secret"
 )
 
 // any name, in the pattern of a key.
@@ -13,9 +15,12 @@ const wildcard = "*"
 // leaf is a key that can be set, or a pattern of such keys.
 type leaf struct {
 	pattern []string // worker grace, queues * max_pending
-	names   []string // what the name at each wildcard is of: queue, route
+	names   []string // what the name at each wildcard is of: queue, route; of a map, its entries' last
 	typ     reflect.Type
 }
+
+// nameOfEntries is what the names in a map of plain values are of.
+func (l leaf) nameOfEntries() string { return l.names[len(l.names)-1] }
 
 func (l leaf) String() string { return strings.Join(l.pattern, ".") }
 
@@ -29,7 +34,7 @@ func leaves(typ reflect.Type, pattern, names []string) []leaf {
 	for f := range typ.Fields() {
 		at := append(slices.Clone(pattern), f.Tag.Get("koanf"))
 		switch {
-		case f.Type.Kind() == reflect.Struct:
+		case f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[secret.Text]():
 			out = append(out, leaves(f.Type, at, names)...)
 		case f.Type.Kind() != reflect.Map:
 			out = append(out, leaf{at, names, f.Type})
@@ -41,7 +46,7 @@ func leaves(typ reflect.Type, pattern, names []string) []leaf {
 				continue
 			}
 			// A map of plain values may be written in one piece, too.
-			out = append(out, leaf{at, names, f.Type}, leaf{each, named, f.Type.Elem()})
+			out = append(out, leaf{at, named, f.Type}, leaf{each, named, f.Type.Elem()})
 		}
 	}
 	return out

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"pelton/internal/secret"
 )
 
 // Bytes is a size in bytes; -1 is no limit.
@@ -68,6 +70,7 @@ const (
 	ruleDuration = "must be a duration such as 500ms, 25s or 1h30m"
 	ruleInt      = "must be a whole number"
 	ruleBool     = "must be true or false"
+	rulePairs    = "must be names with their values, such as engine:debug,kafka:warn"
 	ruleSlots    = "must be queues with their slots, such as default:8,mail:2"
 )
 
@@ -78,6 +81,8 @@ func parse(typ reflect.Type, text string) (value any, rule string) {
 	switch typ {
 	case reflect.TypeFor[string]():
 		return text, ""
+	case reflect.TypeFor[secret.Text]():
+		return secret.New(text), ""
 	case reflect.TypeFor[[]string]():
 		return splitList(text), ""
 	case reflect.TypeFor[bool]():
@@ -95,6 +100,9 @@ func parse(typ reflect.Type, text string) (value any, rule string) {
 	case reflect.TypeFor[Bytes]():
 		value, err = ParseBytes(text)
 		rule = ruleBytes
+	case reflect.TypeFor[map[string]string]():
+		value, err = ParsePairs(text)
+		rule = rulePairs
 	case reflect.TypeFor[map[string]int]():
 		value, err = ParseSlots(text)
 		rule = ruleSlots
@@ -129,6 +137,19 @@ func ParseSlots(s string) (map[string]int, error) {
 			return nil, fmt.Errorf("queues: %q: %s, each once", s, ruleSlots)
 		}
 		out[name] = n
+	}
+	return out, nil
+}
+
+// ParsePairs reads names with their values, kafka:warn,nats:error.
+func ParsePairs(s string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, part := range splitList(s) {
+		name, value, found := strings.Cut(part, ":")
+		if _, twice := out[name]; !found || name == "" || value == "" || twice {
+			return nil, fmt.Errorf("pairs: %q: %s, each once", s, rulePairs)
+		}
+		out[name] = value
 	}
 	return out, nil
 }

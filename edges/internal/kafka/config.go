@@ -28,6 +28,8 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"pelton/internal/secret"
 )
 
 const (
@@ -88,7 +90,7 @@ type SASL struct {
 	// means no credentials, and then User and Password must be empty too.
 	Mechanism string
 	User      string
-	Password  string
+	Password  secret.Text
 }
 
 // String names mechanism and user.
@@ -199,7 +201,7 @@ func isHostPort(s string) bool {
 
 func (s SASL) validate() error {
 	if s.Mechanism == "" {
-		if s.User != "" || s.Password != "" {
+		if s.User != "" || !s.Password.IsZero() {
 			return fmt.Errorf("kafka.sasl.mechanism: %q: must be set where a user or password is", s.Mechanism)
 		}
 		return nil
@@ -210,7 +212,7 @@ func (s SASL) validate() error {
 	if s.User == "" {
 		return fmt.Errorf("kafka.sasl.user: %q: must not be empty with mechanism %s", s.User, s.Mechanism)
 	}
-	if s.Password == "" {
+	if s.Password.IsZero() {
 		return fmt.Errorf("kafka.sasl.password: must not be empty with mechanism %s", s.Mechanism)
 	}
 	return nil
@@ -220,11 +222,11 @@ func (s SASL) validate() error {
 func (s SASL) mechanism() sasl.Mechanism {
 	switch strings.ToLower(s.Mechanism) {
 	case "plain":
-		return plain.Auth{User: s.User, Pass: s.Password}.AsMechanism()
+		return plain.Auth{User: s.User, Pass: s.Password.Reveal()}.AsMechanism()
 	case "scram-sha-256":
-		return scram.Auth{User: s.User, Pass: s.Password}.AsSha256Mechanism()
+		return scram.Auth{User: s.User, Pass: s.Password.Reveal()}.AsSha256Mechanism()
 	case "scram-sha-512":
-		return scram.Auth{User: s.User, Pass: s.Password}.AsSha512Mechanism()
+		return scram.Auth{User: s.User, Pass: s.Password.Reveal()}.AsSha512Mechanism()
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"pelton/internal/secret"
 )
 
 func TestConfigErrorsNameKeyValueAndRule(t *testing.T) {
@@ -43,7 +45,7 @@ func TestConfigErrorsNameKeyValueAndRule(t *testing.T) {
 		},
 		{
 			"mechanism",
-			Config{SASL: SASL{Mechanism: "gssapi", User: "u", Password: "p"}},
+			Config{SASL: SASL{Mechanism: "gssapi", User: "u", Password: secret.New("p")}},
 			`kafka.sasl.mechanism: "gssapi": must be plain, scram-sha-256 or scram-sha-512`,
 		},
 		{
@@ -53,7 +55,7 @@ func TestConfigErrorsNameKeyValueAndRule(t *testing.T) {
 		},
 		{
 			"no user",
-			Config{SASL: SASL{Mechanism: "plain", Password: "p"}},
+			Config{SASL: SASL{Mechanism: "plain", Password: secret.New("p")}},
 			`kafka.sasl.user: "": must not be empty with mechanism plain`,
 		},
 		{
@@ -121,7 +123,7 @@ func TestOptionsLeaveTheConfigAlone(t *testing.T) {
 }
 
 func TestPasswordIsNotPrinted(t *testing.T) {
-	cfg := Config{SASL: SASL{Mechanism: "plain", User: "pelton", Password: "hunter2"}}
+	cfg := Config{SASL: SASL{Mechanism: "plain", User: "pelton", Password: secret.New("hunter2")}}
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
 		if got := fmt.Sprintf(format, cfg); strings.Contains(got, "hunter2") {
 			t.Errorf("%s prints it: %s", format, got)

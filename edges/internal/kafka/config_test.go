@@ -81,9 +81,9 @@ func TestConfigValid(t *testing.T) {
 		{},
 		{Brokers: []string{"[::1]:9092", "kafka-0.kafka.svc:9093"}, ClientID: "x"},
 		{TLS: &tls.Config{MinVersion: tls.VersionTLS13}},
-		{SASL: SASL{"plain", "u", "p"}},
-		{SASL: SASL{"SCRAM-SHA-256", "u", "p"}},
-		{SASL: SASL{"scram-sha-512", "u", "p"}},
+		{SASL: SASL{"plain", "u", secret.New("p")}},
+		{SASL: SASL{"SCRAM-SHA-256", "u", secret.New("p")}},
+		{SASL: SASL{"scram-sha-512", "u", secret.New("p")}},
 	} {
 		opts, err := cfg.Options()
 		if err != nil {

@@ -20,6 +20,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"pelton/edges/internal/kafka/kafkatest"
+
+	"pelton/internal/secret"
 )
 
 func newClient(t *testing.T, cfg Config, opts ...kgo.Opt) *kgo.Client {
@@ -112,8 +114,8 @@ func TestCredentials(t *testing.T) {
 		sasl SASL
 		want error
 	}{
-		{"right", SASL{"scram-sha-256", "pelton", "right"}, nil},
-		{"unknown user", SASL{"scram-sha-256", "stranger", "right"}, ErrRefused},
+		{"right", SASL{"scram-sha-256", "pelton", secret.New("right")}, nil},
+		{"unknown user", SASL{"scram-sha-256", "stranger", secret.New("right")}, ErrRefused},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cl := newClient(t, Config{Brokers: cluster.ListenAddrs(), SASL: tt.sasl})

@@ -86,13 +86,12 @@ type pyLogger struct {
 // maxFile is the size from which on a file is none that anybody wrote.
 const maxFile = 1 << 20
 
-// ReadPython reads a file. An error wraps [ErrInvalid], and [os.ErrNotExist]
-// is told where there is none.
+// ReadPython reads a file. An error is an [ErrInvalid].
 func ReadPython(path string) (*Python, error) {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return nil, errors.Join(invalid(path, "", "must be a file that can be read: "+err.Error(), nil), err)
+		return nil, invalid(path, "", "must be a file that can be read: "+err.Error(), nil)
 	case info.Size() > maxFile || !info.Mode().IsRegular():
 		return nil, invalid(path, "", "must be a file of at most 1 MiB", nil)
 	}

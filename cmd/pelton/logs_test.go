@@ -101,12 +101,12 @@ func TestComponentLevels(t *testing.T) {
 type canary struct{ slog.Handler }
 
 func TestGlobalLoggersAreNotTouched(t *testing.T) {
-	before, writer, flags := slog.Default(), stdlog.Writer(), stdlog.Flags()
+	before, writer, flags := slog.Default(), stdlog.Writer(), stdlog.Flags() //nolint:forbidigo // to see that it stays
 	var out watched
 	mine := slog.New(canary{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.Level(-100)})})
-	slog.SetDefault(mine)
+	slog.SetDefault(mine) //nolint:forbidigo // the canary
 	t.Cleanup(func() {
-		slog.SetDefault(before)
+		slog.SetDefault(before) //nolint:forbidigo // as it was
 		stdlog.SetOutput(writer)
 		stdlog.SetFlags(flags)
 	})
@@ -123,7 +123,7 @@ func TestGlobalLoggersAreNotTouched(t *testing.T) {
 	if code := r.stop(); code != exitOK {
 		t.Errorf("exit code %d: %s", code, r.stderr.String())
 	}
-	if slog.Default() != mine || stdlog.Writer() != wired {
+	if slog.Default() != mine || stdlog.Writer() != wired { //nolint:forbidigo // to see that it stayed
 		t.Error("the process's own logger was changed")
 	}
 	if out.String() != "" {

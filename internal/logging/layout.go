@@ -108,9 +108,9 @@ func verb(value any, flags, width, kind string) string {
 		return "%" + strings.ReplaceAll(flags, "0", "") + width + "v"
 	case isText:
 		return ""
-	case strings.Contains("diu", kind):
+	case slices.Contains([]string{"d", "i", "u"}, kind):
 		return "%" + flags + width + "d"
-	case strings.Contains("eEfFgG", kind):
+	case slices.Contains([]string{"e", "E", "f", "F", "g", "G"}, kind):
 		return "%" + flags + width + kind
 	}
 	return ""

@@ -88,16 +88,16 @@ func TestLevels(t *testing.T) {
 	logs := open(t, &out, logging.Options{Format: logging.JSON, Levels: map[string]slog.Level{"kafka": slog.LevelError}})
 	// A logger that was derived before a change follows it.
 	kafka, engine := logs.Logger("kafka").With("edge", "a"), logs.Logger("engine")
-	say := func(step string) {
-		kafka.Warn(step + " kafka warn")
-		engine.Info(step + " engine info")
-		engine.Debug(step + " engine debug")
+	try := func(step string) {
+		say(t, kafka, slog.LevelWarn, step+" kafka warn")
+		say(t, engine, slog.LevelInfo, step+" engine info")
+		say(t, engine, slog.LevelDebug, step+" engine debug")
 	}
-	say("first")
+	try("first")
 	logs.SetLevels(slog.LevelDebug, nil)
-	say("second")
+	try("second")
 	logs.SetLevels(slog.LevelWarn, map[string]slog.Level{"engine": slog.LevelInfo})
-	say("third")
+	try("third")
 	want := []string{"first engine info", "second kafka warn", "second engine info", "second engine debug", "third kafka warn", "third engine info"}
 	var got []string
 	for line := range strings.Lines(out.String()) {

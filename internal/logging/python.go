@@ -237,7 +237,7 @@ func (r *reader) handler(name string, t table) {
 		}
 		t.others(append(common, "stream")...)
 	case "logging.FileHandler", "logging.handlers.RotatingFileHandler":
-		known := append(common, "filename", "mode", "encoding", "delay", "errors")
+		known := append(slices.Clone(common), "filename", "mode", "encoding", "delay", "errors")
 		r.file(&h, t)
 		if class != "logging.FileHandler" {
 			h.maxBytes, h.backups = t.number("maxBytes"), int(min(t.number("backupCount"), 10_000))

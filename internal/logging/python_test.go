@@ -30,7 +30,7 @@ func say(t *testing.T, log *slog.Logger, level slog.Level, message string, args 
 	if !log.Enabled(t.Context(), level) {
 		return
 	}
-	if err := log.Handler().Handle(context.Background(), r); err != nil {
+	if err := log.Handler().Handle(t.Context(), r); err != nil {
 		t.Error(err)
 	}
 }
@@ -316,7 +316,7 @@ func TestRotationOfConcurrentLines(t *testing.T) {
 	for i, c := range []string{"nats", "kafka", "engine", "worker"} {
 		group.Go(func() {
 			for n := range 200 {
-				logs.Logger(c).Info(fmt.Sprintf("line %d", i*1000+n))
+				say(t, logs.Logger(c), slog.LevelInfo, fmt.Sprintf("line %d", i*1000+n))
 			}
 		})
 	}

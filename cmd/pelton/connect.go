@@ -14,6 +14,7 @@ import (
 	"pelton/engine"
 	"pelton/engine/wire"
 	"pelton/internal/config"
+	"pelton/internal/logging"
 )
 
 // connect opens a connection to the broker and never tells the secrets in its
@@ -47,20 +48,21 @@ func (a *app) ask(cmd *cobra.Command, cfg *config.Config, timeout time.Duration,
 }
 
 func (a *app) askWithin(ctx context.Context, cfg *config.Config, timeout time.Duration, what func(context.Context, *engine.Client) error) error {
-	log, err := a.logger(cfg)
+	logs, err := a.logs(cfg)
 	if err != nil {
 		return err
 	}
+	defer logs.Close() //nolint:errcheck // nothing is left to write
 	var opts []nats.Option
 	if timeout > 0 {
 		opts = append(opts, nats.Timeout(min(timeout, 2*time.Second)))
 	}
-	nc, err := connect(cfg, log, opts...)
+	nc, err := connect(cfg, logs.Logger("nats"), opts...)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: log})
+	client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: logs.Logger("engine")})
 	if err != nil {
 		return err
 	}
@@ -71,19 +73,20 @@ func (a *app) askWithin(ctx context.Context, cfg *config.Config, timeout time.Du
 // role runs a part that lives until it is told to end. The broker may come
 // later than the role, and may go and come back; only credentials that it
 // refuses end the role.
-func (a *app) role(ctx context.Context, cfg *config.Config, run func(context.Context, *nats.Conn, *slog.Logger) error) error {
-	log, err := a.logger(cfg)
+func (a *app) role(ctx context.Context, cfg *config.Config, run func(context.Context, *nats.Conn, *logging.Logs) error) error {
+	logs, err := a.roleLogs(cfg)
 	if err != nil {
 		return err
 	}
+	defer logs.Close() //nolint:errcheck // nothing is left to write
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	nc, err := connect(cfg, log, nats.RetryOnFailedConnect(true), nats.ClosedHandler(func(*nats.Conn) { cancel() }))
+	nc, err := connect(cfg, logs.Logger("nats"), nats.RetryOnFailedConnect(true), nats.ClosedHandler(func(*nats.Conn) { cancel() }))
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	err = run(ctx, nc, log)
+	err = run(ctx, nc, logs)
 	if nc.IsClosed() && (err == nil || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, engine.ErrClosed)) {
 		return unreachable(cfg, errors.Join(nats.ErrConnectionClosed, nc.LastError()))
 	}
@@ -91,6 +94,6 @@ func (a *app) role(ctx context.Context, cfg *config.Config, run func(context.Con
 }
 
 // kafkaOf is the settings of Kafka as the edges take them.
-func kafkaOf(cfg *config.Config, log *slog.Logger) produce.Kafka {
-	return produce.Kafka{Brokers: cfg.Kafka.Brokers, ClientID: cfg.Kafka.ClientID, Logger: log}
+func kafkaOf(cfg *config.Config, log loggers) produce.Kafka {
+	return produce.Kafka{Brokers: cfg.Kafka.Brokers, ClientID: cfg.Kafka.ClientID, Logger: log("kafka")}
 }

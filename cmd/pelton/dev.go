@@ -86,9 +86,12 @@ func (a *app) runDev(cmd *cobra.Command, cfg dev.Config) error {
 		}
 		a.stderr = lineStart{a.stderr}
 	}
-	if cfg.Logger, err = a.logger(settings); err != nil {
+	logs, err := a.roleLogs(settings)
+	if err != nil {
 		return err
 	}
+	defer logs.Close() //nolint:errcheck // nothing is left to write
+	cfg.Logger = logs.Logger
 	return dev.Run(cmd.Context(), cfg)
 }
 

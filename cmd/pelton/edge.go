@@ -21,6 +21,7 @@ import (
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 	"pelton/internal/config"
+	"pelton/internal/logging"
 )
 
 func (a *app) edge() *cobra.Command {
@@ -39,17 +40,17 @@ func (a *app) edge() *cobra.Command {
 type runner interface{ Run(context.Context) error }
 
 // runEdges runs edges side by side. The first that fails ends the others.
-func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, uses streams, build func(name string, nc *nats.Conn, log *slog.Logger) (runner, error)) error {
-	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, log *slog.Logger) error {
+func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, uses streams, build func(name string, nc *nats.Conn, logs *logging.Logs) (runner, error)) error {
+	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, logs *logging.Logs) error {
 		edges := make([]runner, 0, len(cfg.Names))
 		for _, name := range cfg.Names {
-			edge, err := build(name, nc, log)
+			edge, err := build(name, nc, logs)
 			if err != nil {
 				return &usageError{err: err}
 			}
 			edges = append(edges, edge)
 		}
-		if err := uses.ensure(ctx, cfg, nc, log); err != nil {
+		if err := uses.ensure(ctx, cfg, nc, logs.Logger("engine")); err != nil {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // told to end before the broker was there
 			}
@@ -125,8 +126,8 @@ operator can do.`,
 		for _, name := range cfg.Names {
 			uses.queues = append(uses.queues, cfg.Edges.Ingest[name].Queue)
 		}
-		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, log *slog.Logger) (runner, error) {
-			out := ingestConfig(cfg, name, nc, log)
+		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, logs *logging.Logs) (runner, error) {
+			out := ingestConfig(cfg, name, nc, logs.Logger)
 			out.FromOffset = from
 			return ingest.New(out)
 		})
@@ -134,7 +135,7 @@ operator can do.`,
 	return cmd
 }
 
-func ingestConfig(cfg *config.Config, name string, nc *nats.Conn, log *slog.Logger) ingest.Config {
+func ingestConfig(cfg *config.Config, name string, nc *nats.Conn, log loggers) ingest.Config {
 	route := cfg.Edges.Ingest[name]
 	out := ingest.Config{
 		Kafka:     kafkaOf(cfg, log),
@@ -147,7 +148,7 @@ func ingestConfig(cfg *config.Config, name string, nc *nats.Conn, log *slog.Logg
 		MaxBatchBytes:    int(route.MaxBatchBytes),
 		SessionTimeout:   route.SessionTimeout,
 		RebalanceTimeout: route.RebalanceTimeout,
-		Logger:           log,
+		Logger:           log("ingest"),
 	}
 	if route.Instance != "" {
 		// The ledger must tell this start from the one before.
@@ -195,8 +196,8 @@ what an operator can do.`,
 		for _, name := range cfg.Names {
 			uses.queues = append(uses.queues, cfg.Edges.Emit[name].Queues...)
 		}
-		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, log *slog.Logger) (runner, error) {
-			out := emitConfig(cfg, name, log)
+		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, logs *logging.Logs) (runner, error) {
+			out := emitConfig(cfg, name, logs.Logger)
 			out.NATS, out.From = nc, maps.Clone(sequences)
 			return emit.New(out)
 		})
@@ -204,7 +205,7 @@ what an operator can do.`,
 	return cmd
 }
 
-func emitConfig(cfg *config.Config, name string, log *slog.Logger) emit.Config {
+func emitConfig(cfg *config.Config, name string, log loggers) emit.Config {
 	edge := cfg.Edges.Emit[name]
 	return emit.Config{
 		Kafka:              kafkaOf(cfg, log),
@@ -221,7 +222,7 @@ func emitConfig(cfg *config.Config, name string, log *slog.Logger) emit.Config {
 		SessionTimeout:     edge.SessionTimeout,
 		Grace:              edge.Grace,
 		Instance:           edge.Instance,
-		Logger:             log,
+		Logger:             log("emit"),
 	}
 }
 

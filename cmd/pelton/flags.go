@@ -35,6 +35,7 @@ func kafkaFlags(cmd *cobra.Command) {
 func logFlags(cmd *cobra.Command) {
 	bind(cmd, "log-level", "log.level", "`LEVEL` from which on to log: debug, info, warn or error", "info")
 	bind(cmd, "log-format", "log.format", "`FORMAT` of the log: console, json, or auto for what suits standard error", "auto")
+	bind(cmd, "logging-config", "log.import", "`FILE` of Python's logging.config to go by", "logging_config.json, if there is one")
 }
 
 // timeoutFlag bounds what a client asks.

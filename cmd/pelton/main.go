@@ -18,9 +18,9 @@ import (
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	os.Exit(untilSecond(signals, func(ctx context.Context) int {
-		return Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ())
-	}))
+	dir, _ := os.Getwd() // a folder that is gone has no files
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), dir: dir}
+	os.Exit(untilSecond(signals, func(ctx context.Context) int { return a.run(ctx, os.Args[1:]) }))
 }
 
 // untilSecond runs a command. The first signal ends its context, so that it may
@@ -45,8 +45,13 @@ func untilSecond(signals <-chan os.Signal, run func(context.Context) int) int {
 
 // Run is a command from its arguments, without the program's name, to its exit
 // code. Once ctx is done a role drains and ends with 0, a client is interrupted.
+// It has no working folder, and takes no files from one.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(append([]string{}, args...)) // cobra takes nil for the program's own
 	cmd, err := root.ExecuteContextC(ctx)

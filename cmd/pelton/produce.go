@@ -142,12 +142,13 @@ func parseHeader(s string) (name, value string, err error) {
 }
 
 func (a *app) runProduce(cmd *cobra.Command, cfg *config.Config, out produce.Config, timeout time.Duration, show *output) error {
-	log, err := a.logger(cfg)
+	logs, err := a.roleLogs(cfg)
 	if err != nil {
 		return err
 	}
+	defer logs.Close() //nolint:errcheck // nothing is left to write
 	deliveries := &deliveries{out: a.stdout, say: a.say, show: show, topic: out.Topic}
-	out.Kafka, out.Logger, out.ConnectTimeout, out.OnDelivery = kafkaOf(cfg, log), log, timeout, deliveries.write
+	out.Kafka, out.Logger, out.ConnectTimeout, out.OnDelivery = kafkaOf(cfg, logs.Logger), logs.Logger("produce"), timeout, deliveries.write
 	p, err := produce.New(out)
 	if err != nil {
 		return &usageError{err: err, help: cmd.CommandPath() + " --help"}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 
@@ -12,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"pelton/internal/config"
-	"pelton/internal/logging"
 )
 
 // app is what a command has of the world around it.
@@ -20,7 +18,8 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	env            []string
-	started        bool // the command line was understood
+	dir            string // the working folder; "" has no files of its own
+	started        bool   // the command line was understood
 }
 
 // Groups of commands in the help of the root.
@@ -173,15 +172,6 @@ func (a *app) say(format string, args ...any) {
 // settings loads the settings of a command for a part.
 func (a *app) settings(cmd *cobra.Command, part config.Part, names ...string) (*config.Config, error) {
 	return config.Load(config.Options{Environ: a.env, Flags: cmd.Flags(), Part: part, Names: names})
-}
-
-// logger writes to standard error.
-func (a *app) logger(cfg *config.Config) (*slog.Logger, error) {
-	level, err := logging.ParseLevel(cfg.Log.Level)
-	if err != nil {
-		return nil, err
-	}
-	return logging.New(a.stderr, logging.Options{Level: level, Format: logging.Format(cfg.Log.Format), NoColor: a.noColor()}), nil
 }
 
 // noColor follows no-color.org: the variable counts if it is not empty.

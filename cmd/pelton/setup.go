@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -178,7 +177,7 @@ func ledgersOf(cfg *config.Config) []emit.Config {
 	}
 	var out []emit.Config
 	for _, name := range names {
-		out = append(out, emitConfig(cfg, name, slog.New(slog.DiscardHandler)))
+		out = append(out, emitConfig(cfg, name, quiet))
 	}
 	slices.SortStableFunc(out, func(a, b emit.Config) int { return b.Shards - a.Shards })
 	return out

@@ -16,6 +16,7 @@ import (
 	"pelton/engine/wire"
 	"pelton/internal/builtin"
 	"pelton/internal/config"
+	"pelton/internal/logging"
 )
 
 func (a *app) worker() *cobra.Command {
@@ -59,13 +60,13 @@ func (a *app) runWorker(cmd *cobra.Command, _ []string) error {
 	// A reader of standard output that goes away fails the attempts of print; it
 	// must not end the worker.
 	signal.Ignore(syscall.SIGPIPE)
-	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, log *slog.Logger) error {
-		client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: log})
+	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, logs *logging.Logs) error {
+		client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: logs.Logger("engine")})
 		if err != nil {
 			return err
 		}
 		defer client.Close()
-		w := engine.NewWorker(client, workerConfig(cfg, log))
+		w := engine.NewWorker(client, workerConfig(cfg, logs.Logger("worker")))
 		builtin.Register(w, a.stdout)
 		return w.Run(ctx)
 	})

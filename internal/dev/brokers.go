@@ -46,7 +46,7 @@ type brokers struct {
 // startBrokers starts both on the loopback. The folder is made if it is not
 // there; a temporary one goes with stop.
 func startBrokers(cfg Config) (*brokers, error) {
-	b := &brokers{store: cfg.StoreDir, kept: cfg.StoreDir != "", log: cfg.Logger}
+	b := &brokers{store: cfg.StoreDir, kept: cfg.StoreDir != "", log: cfg.Logger("dev")}
 	if err := b.openStore(); err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func (b *brokers) ensureTopics(ctx context.Context) error {
 			return fmt.Errorf("kafka topic %s: %w", topic.Topic, topic.Err)
 		}
 	}
-	_, err = emit.EnsureLedger(ctx, emitConfig(b.kafka, b.log))
+	_, err = emit.EnsureLedger(ctx, emitConfig(b.kafka, func(string) *slog.Logger { return b.log }))
 	return err
 }
 

@@ -57,7 +57,8 @@ type Config struct {
 	// line may be written anew.
 	Stdout   io.Writer
 	Terminal bool
-	Logger   *slog.Logger
+	// Logger is the logger of a component; nothing is logged unless set.
+	Logger func(component string) *slog.Logger
 
 	defaults [2]int // ports in place of 4222 and 9092, of the tests alone
 }
@@ -81,7 +82,7 @@ func Run(ctx context.Context, cfg Config) error {
 		cfg.Interval = time.Second
 	}
 	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+		cfg.Logger = func(string) *slog.Logger { return slog.New(slog.DiscardHandler) }
 	}
 	if cfg.Stdout == nil {
 		cfg.Stdout = io.Discard
@@ -96,7 +97,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer b.stop()
 	if cfg.BrokersOnly {
 		for _, taken := range b.taken {
-			cfg.Logger.Warn("a default port is not free", "note", taken)
+			cfg.Logger("dev").Warn("a default port is not free", "note", taken)
 		}
 		if err := b.ensureTopics(ctx); err != nil {
 			return err
@@ -196,7 +197,7 @@ func (s *system) close(ctx context.Context, opening account) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	nc, err := s.brokers.connect(s.cfg.Logger)
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
 	if err != nil {
 		return err
 	}
@@ -217,7 +218,7 @@ func (s *system) close(ctx context.Context, opening account) error {
 func (s *system) setup(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	nc, err := s.brokers.connect(s.cfg.Logger)
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
 	if err != nil {
 		return err
 	}
@@ -267,11 +268,11 @@ func (p *part) stop() {
 }
 
 func (s *system) worker() (*part, error) {
-	nc, err := s.brokers.connect(s.cfg.Logger)
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
 	if err != nil {
 		return nil, err
 	}
-	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger})
+	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger("engine")})
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +280,7 @@ func (s *system) worker() (*part, error) {
 		Queues: []engine.Queue{{Name: queue, Slots: 8}},
 		Setup:  engine.SetupManage,
 		Grace:  5 * time.Second,
-		Logger: s.cfg.Logger.With("logger", "engine"),
+		Logger: s.cfg.Logger("worker"),
 		OnRecord: func(r *engine.Record) {
 			if r.State != wire.StateStarted {
 				s.view.record(r)
@@ -291,17 +292,17 @@ func (s *system) worker() (*part, error) {
 }
 
 func (s *system) ingest() (*part, error) {
-	nc, err := s.brokers.connect(s.cfg.Logger)
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
 	if err != nil {
 		return nil, err
 	}
 	cfg := ingest.Config{
 		NATS:    nc,
 		Route:   ingest.Route{Topic: commandsTopic, Queue: queue, Task: "print"},
-		Logger:  s.cfg.Logger.With("logger", "ingest"),
+		Logger:  s.cfg.Logger("ingest"),
 		OnBatch: s.view.ingested,
 	}
-	cfg.Kafka.Brokers = s.brokers.kafka
+	cfg.Kafka.Brokers, cfg.Kafka.Logger = s.brokers.kafka, s.cfg.Logger("kafka")
 	in, err := ingest.New(cfg)
 	if err != nil {
 		return nil, err
@@ -310,7 +311,7 @@ func (s *system) ingest() (*part, error) {
 }
 
 func (s *system) emit() (*part, error) {
-	nc, err := s.brokers.connect(s.cfg.Logger)
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
 	if err != nil {
 		return nil, err
 	}
@@ -327,19 +328,19 @@ func (s *system) emitConfig() emit.Config {
 	return emitConfig(s.brokers.kafka, s.cfg.Logger)
 }
 
-func emitConfig(kafka []string, logger *slog.Logger) emit.Config {
-	cfg := emit.Config{Queues: []string{queue}, Topic: resultsTopic, Logger: logger.With("logger", "emit")}
-	cfg.Kafka.Brokers = kafka
+func emitConfig(kafka []string, logger func(component string) *slog.Logger) emit.Config {
+	cfg := emit.Config{Queues: []string{queue}, Topic: resultsTopic, Logger: logger("emit")}
+	cfg.Kafka.Brokers, cfg.Kafka.Logger = kafka, logger("kafka")
 	return cfg
 }
 
 func (s *system) produce() (*part, error) {
 	p, err := produce.New(produce.Config{
-		Kafka:      produce.Kafka{Brokers: s.brokers.kafka},
+		Kafka:      produce.Kafka{Brokers: s.brokers.kafka, Logger: s.cfg.Logger("kafka")},
 		Topic:      commandsTopic,
 		Interval:   s.cfg.Interval,
 		OnDelivery: s.view.produced,
-		Logger:     s.cfg.Logger.With("logger", "produce"),
+		Logger:     s.cfg.Logger("produce"),
 	})
 	if err != nil {
 		return nil, err

@@ -12,8 +12,25 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"pelton/internal/logging"
 )
+
+// open opens logs that are closed with the test.
+func open(t *testing.T, stderr io.Writer, opts logging.Options) *logging.Logs {
+	t.Helper()
+	logs, err := logging.Open(stderr, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := logs.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return logs
+}
 
 func TestFormats(t *testing.T) {
 	t.Parallel()
@@ -29,7 +46,7 @@ func TestFormats(t *testing.T) {
 		t.Run(string(tc.format), func(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
-			log := logging.New(&out, logging.Options{Format: tc.format})
+			log := open(t, &out, logging.Options{Format: tc.format}).Logger("nats")
 			log.Debug("too quiet")
 			log.Warn("nats connection lost", "queue", "mail", "grace", 25*time.Second, "err", errors.New("no\nroute"))
 			line := strings.TrimSuffix(out.String(), "\n")
@@ -52,7 +69,7 @@ func TestFormats(t *testing.T) {
 				t.Error(err)
 			}
 			delete(got, "time")
-			want := map[string]any{"level": "WARN", "msg": "nats connection lost", "queue": "mail", "grace": "25s", "err": "no\nroute"}
+			want := map[string]any{"level": "WARN", "msg": "nats connection lost", "queue": "mail", "logger": "nats", "grace": "25s", "err": "no\nroute"}
 			if len(got) != len(want) {
 				t.Errorf("got %v, want %v", got, want)
 			}
@@ -65,16 +82,49 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-func TestLevelMayChange(t *testing.T) {
+func TestLevels(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	level := new(slog.LevelVar)
-	log := logging.New(&out, logging.Options{Level: level})
-	log.Debug("one")
-	level.Set(slog.LevelDebug)
-	log.Debug("two")
-	if got := out.String(); strings.Contains(got, "one") || !strings.Contains(got, "two") {
-		t.Errorf("wrote %q", got)
+	logs := open(t, &out, logging.Options{Format: logging.JSON, Levels: map[string]slog.Level{"kafka": slog.LevelError}})
+	// A logger that was derived before a change follows it.
+	kafka, engine := logs.Logger("kafka").With("edge", "a"), logs.Logger("engine")
+	try := func(step string) {
+		say(t, kafka, slog.LevelWarn, step+" kafka warn")
+		say(t, engine, slog.LevelInfo, step+" engine info")
+		say(t, engine, slog.LevelDebug, step+" engine debug")
+	}
+	try("first")
+	logs.SetLevels(slog.LevelDebug, nil)
+	try("second")
+	logs.SetLevels(slog.LevelWarn, map[string]slog.Level{"engine": slog.LevelInfo})
+	try("third")
+	want := []string{"first engine info", "second kafka warn", "second engine info", "second engine debug", "third kafka warn", "third engine info"}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		var fields struct{ Msg string }
+		if err := json.Unmarshal([]byte(line), &fields); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fields.Msg)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// panicky fails the test that asks for its value.
+type panicky struct{ t *testing.T }
+
+func (p panicky) LogValue() slog.Value {
+	p.t.Error("asked for the value of a line that is not written")
+	return slog.Value{}
+}
+
+func TestLevelsThatAreOffCostNothing(t *testing.T) {
+	log := open(t, io.Discard, logging.Options{}).Logger("engine")
+	log.Debug("off", "value", panicky{t})
+	if n := testing.AllocsPerRun(100, func() { log.LogAttrs(t.Context(), slog.LevelDebug, "off", slog.Int("n", 1)) }); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -96,7 +146,7 @@ func TestLinesStayWhole(t *testing.T) {
 	t.Parallel()
 	for _, format := range []logging.Format{logging.Console, logging.JSON} {
 		var out bytes.Buffer
-		log := logging.New(&out, logging.Options{Format: format})
+		log := open(t, &out, logging.Options{Format: format}).Logger("engine")
 		var group sync.WaitGroup
 		for range 8 {
 			group.Go(func() {

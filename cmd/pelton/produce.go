@@ -146,8 +146,13 @@ func (a *app) runProduce(cmd *cobra.Command, cfg *config.Config, out produce.Con
 	if err != nil {
 		return err
 	}
+	kafka, err := a.kafkaOf(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer a.reloading(cmd.Context(), cfg, log)()
 	deliveries := &deliveries{out: a.stdout, say: a.say, show: show, topic: out.Topic}
-	out.Kafka, out.Logger, out.ConnectTimeout, out.OnDelivery = kafkaOf(cfg, log), log, timeout, deliveries.write
+	out.Kafka, out.Logger, out.ConnectTimeout, out.OnDelivery = kafka, log, timeout, deliveries.write
 	p, err := produce.New(out)
 	if err != nil {
 		return &usageError{err: err, help: cmd.CommandPath() + " --help"}

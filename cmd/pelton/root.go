@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 
@@ -21,6 +22,11 @@ type app struct {
 	stdout, stderr io.Writer
 	env            []string
 	started        bool // the command line was understood
+
+	hangups      func() (<-chan os.Signal, func()) // SIGHUP; nil does not listen
+	again        func() (*config.Config, error)    // loads the settings of the command anew
+	setLevels    func(*config.Config) error        // of its log
+	certificates certificates                      // of its connections
 }
 
 // Groups of commands in the help of the root.
@@ -172,12 +178,15 @@ func (a *app) say(format string, args ...any) {
 
 // settings loads the settings of a command for a part.
 func (a *app) settings(cmd *cobra.Command, part config.Part, names ...string) (*config.Config, error) {
-	return config.Load(config.Options{Environ: a.env, Flags: cmd.Flags(), Part: part, Names: names})
+	a.again = func() (*config.Config, error) {
+		return config.Load(config.Options{Environ: a.env, Flags: cmd.Flags(), Part: part, Names: names})
+	}
+	return a.again()
 }
 
 // logger writes to standard error.
 func (a *app) logger(cfg *config.Config) (*slog.Logger, error) {
-	level, err := logging.ParseLevel(cfg.Log.Level)
+	level, err := a.levelOf(cfg)
 	if err != nil {
 		return nil, err
 	}

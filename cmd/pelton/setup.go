@@ -139,8 +139,12 @@ func (a *app) runSetup(cmd *cobra.Command, f setupFlags, run func(context.Contex
 	if err != nil {
 		return &usageError{err: err}
 	}
+	kafka, err := a.kafkaOf(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
 	return a.ask(cmd, cfg, *f.timeout, func(ctx context.Context, c *engine.Client) error {
-		return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg)})
+		return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg, kafka)})
 	})
 }
 
@@ -168,7 +172,7 @@ func topologyConfig(cfg *config.Config, queues []string) topology.Config {
 
 // ledgersOf are the emit edges whose ledger topics are to be made: none where
 // nobody has named a Kafka.
-func ledgersOf(cfg *config.Config) []emit.Config {
+func ledgersOf(cfg *config.Config, kafka produce.Kafka) []emit.Config {
 	if len(cfg.Kafka.Brokers) == 0 {
 		return nil
 	}
@@ -178,7 +182,7 @@ func ledgersOf(cfg *config.Config) []emit.Config {
 	}
 	var out []emit.Config
 	for _, name := range names {
-		out = append(out, emitConfig(cfg, name, slog.New(slog.DiscardHandler)))
+		out = append(out, emitConfig(cfg, name, kafka, slog.New(slog.DiscardHandler)))
 	}
 	slices.SortStableFunc(out, func(a, b emit.Config) int { return b.Shards - a.Shards })
 	return out

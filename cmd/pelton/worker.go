@@ -8,7 +8,6 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -59,13 +58,13 @@ func (a *app) runWorker(cmd *cobra.Command, _ []string) error {
 	// A reader of standard output that goes away fails the attempts of print; it
 	// must not end the worker.
 	signal.Ignore(syscall.SIGPIPE)
-	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, log *slog.Logger) error {
-		client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: log})
+	return a.role(cmd.Context(), cfg, func(ctx context.Context, p part) error {
+		client, err := engine.NewClient(p.nc, clientConfig(cfg, p.to, p.log))
 		if err != nil {
 			return err
 		}
 		defer client.Close()
-		w := engine.NewWorker(client, workerConfig(cfg, log))
+		w := engine.NewWorker(client, workerConfig(cfg, p.log))
 		builtin.Register(w, a.stdout)
 		return w.Run(ctx)
 	})

@@ -20,8 +20,6 @@ type ClientConfig struct {
 	// Namespace is the first token of all subjects; wire.DefaultNamespace
 	// unless set.
 	Namespace wire.Namespace
-	// Domain of JetStream, where it is not that of the server connected to.
-	Domain string
 	// Logger gets what no caller can be told. Nothing is logged unless set.
 	Logger *slog.Logger
 	// NATS are further options of the connection that [Connect] makes.
@@ -33,7 +31,6 @@ type ClientConfig struct {
 type Client struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
-	api    string // where JetStream's API listens
 	ns     wire.Namespace
 	log    *slog.Logger
 	owned  bool
@@ -75,27 +72,11 @@ func NewClient(nc *nats.Conn, config ...ClientConfig) (*Client, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	js, err := newJetStream(nc, cfg.Domain)
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(publishTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Client{nc: nc, js: js, api: apiPrefix(js), ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits}, nil
-}
-
-func newJetStream(nc *nats.Conn, domain string) (jetstream.JetStream, error) {
-	timeout := jetstream.WithPublishAsyncTimeout(publishTimeout)
-	if domain == "" {
-		return jetstream.New(nc, timeout)
-	}
-	return jetstream.NewWithDomain(nc, domain, timeout)
-}
-
-// apiPrefix begins the subjects of requests that this package makes by hand.
-func apiPrefix(js jetstream.JetStream) string {
-	if domain := js.Options().Domain; domain != "" {
-		return "$JS." + domain + ".API."
-	}
-	return jetstream.DefaultAPIPrefix
+	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits}, nil
 }
 
 // Close ends a client, and its connection if [Connect] made it.
@@ -200,7 +181,7 @@ type stored struct {
 func (c *Client) directLast(ctx context.Context, stream, subject string) (*stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	m, err := c.nc.RequestWithContext(ctx, c.api+"DIRECT.GET."+stream+"."+subject, nil)
+	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream+"."+subject, nil)
 	if err != nil {
 		return nil, requestError("read "+subject, err)
 	}

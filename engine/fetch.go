@@ -51,10 +51,10 @@ type pull struct {
 }
 
 // newPuller subscribes its inbox; what comes there goes to arrived.
-func newPuller(nc *nats.Conn, api string, log *slog.Logger, stream, durable string, due bool, arrived func(*puller, *nats.Msg)) (*puller, error) {
+func newPuller(nc *nats.Conn, log *slog.Logger, stream, durable string, due bool, arrived func(*puller, *nats.Msg)) (*puller, error) {
 	p := &puller{
 		nc: nc, log: log, due: due,
-		subject:  api + "CONSUMER.MSG.NEXT." + stream + "." + durable,
+		subject:  apiPrefix + "CONSUMER.MSG.NEXT." + stream + "." + durable,
 		consumer: stream + "/" + durable,
 		inbox:    nc.NewInbox() + ".",
 	}

@@ -319,7 +319,7 @@ func (c *Client) firstOfSubject(ctx context.Context, stream, filter string) (*st
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	m, err := c.nc.RequestWithContext(ctx, c.api+"DIRECT.GET."+stream, body)
+	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream, body)
 	if err != nil {
 		return nil, 0, inspectError("stream "+stream, err)
 	}

@@ -159,8 +159,8 @@ func (p *pool) subscribe() error {
 		}
 	}
 	var err error
-	if p.plain, err = newPuller(nc, p.w.c.api, p.w.log, ns.TaskStream(p.lane), wire.WorkersDurable, false, arrived); err == nil {
-		p.dueLane, err = newPuller(nc, p.w.c.api, p.w.log, ns.LaterStream(p.lane), wire.DueDurable, true, arrived)
+	if p.plain, err = newPuller(nc, p.w.log, ns.TaskStream(p.lane), wire.WorkersDurable, false, arrived); err == nil {
+		p.dueLane, err = newPuller(nc, p.w.log, ns.LaterStream(p.lane), wire.DueDurable, true, arrived)
 	}
 	return err
 }

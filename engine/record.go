@@ -17,6 +17,7 @@ import (
 type Record = wire.Record
 
 const (
+	apiPrefix      = "$JS.API."
 	requestTimeout = 5 * time.Second
 	// publishTimeout is how long one try of a publish waits for its PubAck.
 	publishTimeout = 5 * time.Second

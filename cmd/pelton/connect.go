@@ -35,8 +35,8 @@ func unreachable(to *connect.NATS, err error) error {
 }
 
 // clientConfig is how a client of the engine is made on a connection.
-func clientConfig(cfg *config.Config, to *connect.NATS, log *slog.Logger) engine.ClientConfig {
-	return engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Domain: to.Domain, Logger: log}
+func clientConfig(cfg *config.Config, log *slog.Logger) engine.ClientConfig {
+	return engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: log}
 }
 
 // ask runs what a client asks of the broker, for as long as timeout, if there
@@ -73,7 +73,7 @@ func (a *app) askWithin(ctx context.Context, cfg *config.Config, timeout time.Du
 		return err
 	}
 	defer nc.Close()
-	client, err := engine.NewClient(nc, clientConfig(cfg, to, log))
+	client, err := engine.NewClient(nc, clientConfig(cfg, log))
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,6 @@ func (a *app) askWithin(ctx context.Context, cfg *config.Config, timeout time.Du
 // part is what a role works with.
 type part struct {
 	nc  *nats.Conn
-	to  *connect.NATS
 	log *slog.Logger
 }
 
@@ -113,7 +112,7 @@ func (a *app) role(ctx context.Context, cfg *config.Config, run func(context.Con
 	defer cancel()
 	beside.Go(func() { tellRefusals(ctx, nc, log) })
 	defer a.reloading(ctx, cfg, log)()
-	err = run(ctx, part{nc, to, log})
+	err = run(ctx, part{nc, log})
 	if nc.IsClosed() && (err == nil || errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, engine.ErrClosed)) {
 		return unreachable(to, errors.Join(nats.ErrConnectionClosed, nc.LastError()))
 	}

@@ -75,7 +75,7 @@ type streams struct {
 
 // ensure verifies them, or makes them where the setup mode is manage.
 func (s streams) ensure(ctx context.Context, cfg *config.Config, p part) error {
-	client, err := engine.NewClient(p.nc, clientConfig(cfg, p.to, p.log))
+	client, err := engine.NewClient(p.nc, clientConfig(cfg, p.log))
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,6 @@ func ingestConfig(cfg *config.Config, name string, p part, kafka produce.Kafka) 
 	out := ingest.Config{
 		Kafka:     kafka,
 		NATS:      p.nc,
-		Domain:    p.to.Domain,
 		Namespace: wire.Namespace(cfg.Namespace),
 		Route: ingest.Route{
 			Name: name, Topic: route.Topics[0], Group: route.Group, Queue: route.Queue, Task: route.Task,
@@ -202,7 +201,7 @@ what an operator can do.`,
 		}
 		return a.runEdges(cmd, cfg, uses, func(name string, p part, kafka produce.Kafka) (runner, error) {
 			out := emitConfig(cfg, name, kafka, p.log)
-			out.NATS, out.Domain, out.From = p.nc, p.to.Domain, maps.Clone(sequences)
+			out.NATS, out.From = p.nc, maps.Clone(sequences)
 			return emit.New(out)
 		})
 	}

@@ -59,7 +59,7 @@ func (a *app) runWorker(cmd *cobra.Command, _ []string) error {
 	// must not end the worker.
 	signal.Ignore(syscall.SIGPIPE)
 	return a.role(cmd.Context(), cfg, func(ctx context.Context, p part) error {
-		client, err := engine.NewClient(p.nc, clientConfig(cfg, p.to, p.log))
+		client, err := engine.NewClient(p.nc, clientConfig(cfg, p.log))
 		if err != nil {
 			return err
 		}

@@ -62,8 +62,6 @@ type Config struct {
 	// NATS is where they come from. The caller makes it, lets it reconnect for
 	// ever, and closes it after Run has returned.
 	NATS *nats.Conn
-	// Domain of JetStream, where it is not that of the server connected to.
-	Domain string
 	// Namespace of the buckets; wire.DefaultNamespace unless set.
 	Namespace wire.Namespace
 
@@ -195,7 +193,7 @@ func New(cfg Config) (*Emit, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	js, err := newJetStream(cfg)
+	js, err := jetstream.New(cfg.NATS)
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
@@ -476,19 +474,4 @@ func (p partitioner) ForTopic(topic string) kgo.TopicPartitioner {
 		return p.manual.ForTopic(topic)
 	}
 	return p.hashed.ForTopic(topic)
-}
-
-func newJetStream(cfg Config) (jetstream.JetStream, error) {
-	if cfg.Domain == "" {
-		return jetstream.New(cfg.NATS)
-	}
-	return jetstream.NewWithDomain(cfg.NATS, cfg.Domain)
-}
-
-// apiPrefix begins the subjects of requests that are made by hand.
-func (e *Emit) apiPrefix() string {
-	if e.cfg.Domain == "" {
-		return jetstream.DefaultAPIPrefix
-	}
-	return "$JS." + e.cfg.Domain + ".API."
 }

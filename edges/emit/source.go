@@ -78,7 +78,7 @@ func (x *session) source(ctx context.Context, q *queue) (*source, error) {
 func (x *session) readAll(ctx context.Context, src *source) error {
 	p := &puller{
 		nc:       x.e.cfg.NATS,
-		request:  x.e.apiPrefix() + "CONSUMER.MSG.NEXT." + src.queue.stream + "." + src.name,
+		request:  "$JS.API.CONSUMER.MSG.NEXT." + src.queue.stream + "." + src.name,
 		inbox:    x.e.cfg.NATS.NewInbox(),
 		messages: make(chan *nats.Msg, pullMessages+pullStatuses),
 	}

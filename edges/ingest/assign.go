@@ -147,7 +147,7 @@ func (s *session) open(ctx context.Context, n int32, logs logs, committed int64)
 }
 
 func (s *session) newPartition(n int32, topicID string) (*partition, error) {
-	js, err := newJetStream(s.cfg)
+	js, err := jetstream.New(s.cfg.NATS)
 	if err != nil {
 		return nil, err
 	}
@@ -324,11 +324,4 @@ func ledgerToken(topic string) string {
 		}
 	}
 	return string(b)
-}
-
-func newJetStream(cfg Config) (jetstream.JetStream, error) {
-	if cfg.Domain == "" {
-		return jetstream.New(cfg.NATS)
-	}
-	return jetstream.NewWithDomain(cfg.NATS, cfg.Domain)
 }

@@ -61,8 +61,6 @@ type Config struct {
 	// NATS is where the tasks go. The caller makes it, lets it reconnect for
 	// ever, and closes it after Run has returned.
 	NATS *nats.Conn
-	// Domain of JetStream, where it is not that of the server connected to.
-	Domain string
 	// Namespace of the queue; wire.DefaultNamespace unless set.
 	Namespace wire.Namespace
 	Route     Route

@@ -27,8 +27,6 @@ type NATS struct {
 	URL string
 	// Name of the place as errors show it, without secrets.
 	Name string
-	// Domain of JetStream, "" for that of the account.
-	Domain string
 	// Certificates of the connection; nil where nothing asks for any.
 	Certificates *Certificates
 
@@ -50,12 +48,12 @@ func FromSettings(cfg *config.Config, env []string, who Who) (*NATS, error) {
 	if err := p.checkCredentials(); err != nil {
 		return nil, err
 	}
-	out := &NATS{URL: p.URL, Name: config.RedactURL(p.URL), Domain: p.JetStreamDomain}
+	out := &NATS{URL: p.URL, Name: config.RedactURL(p.URL)}
 	if p.context != nil {
 		out.Name += " (context " + p.context.name + ")"
 	}
-	if p.JetStreamDomain != "" && strings.ContainsAny(p.JetStreamDomain, " \t\r\n*>.") {
-		return nil, p.setting("jetstream_domain").wrong(p.JetStreamDomain, "must be one token of a subject")
+	if p.JetStreamDomain != "" {
+		return nil, p.setting("jetstream_domain").wrong(p.JetStreamDomain, "must be empty: name a server of that domain in nats.url; results do not pass from a leaf node to another domain")
 	}
 	if out.Certificates, err = loadCertificates(p.source, "nats.tls", p.TLS); err != nil {
 		return nil, err

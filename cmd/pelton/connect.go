@@ -30,7 +30,7 @@ func dial(to *connect.NATS, log *slog.Logger, opts ...nats.Option) (*nats.Conn, 
 }
 
 func unreachable(to *connect.NATS, err error) error {
-	err, _ = connect.Explain(err)
+	_, err = connect.Explain(err)
 	return fmt.Errorf("nats %s: %w: %w", to.Name, engine.ErrUnreachable, err)
 }
 
@@ -128,7 +128,7 @@ func dialPatiently(to *connect.NATS, log *slog.Logger, closed func()) (*nats.Con
 	if err == nil {
 		return nc, nil
 	}
-	if _, final := connect.Explain(err); final {
+	if final, _ := connect.Explain(err); final {
 		return nil, err
 	}
 	return dial(to, log, gone, nats.RetryOnFailedConnect(true))
@@ -147,7 +147,7 @@ func tellRefusals(ctx context.Context, nc *nats.Conn, log *slog.Logger) {
 			return
 		case <-ticker.C:
 		}
-		err, final := connect.Explain(nc.LastError())
+		final, err := connect.Explain(nc.LastError())
 		switch {
 		case nc.IsConnected():
 			last = ""

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,7 +38,7 @@ func TestRefusedCredentialsEndARole(t *testing.T) {
 	w.ok("setup", "apply")
 	later := w.start("worker")
 	later.stderr.has(t, "worker started")
-	w.env = append(w.env[:len(w.env):len(w.env)], "PELTON_NATS__PASSWORD=canary-wrong")
+	w.env = append(slices.Clip(w.env), "PELTON_NATS__PASSWORD=canary-wrong")
 	got := w.start("worker")
 	if code := got.wait(); code != exitUnreachable {
 		t.Errorf("a wrong password at the start: exit code %d", code)
@@ -66,7 +67,7 @@ func TestBrokenFilesEndWithTwo(t *testing.T) {
 		{"PELTON_KAFKA__TLS__CA_FILE=/none.pem", "setup plan"},
 		{"PELTON_KAFKA__SASL__MECHANISM=plain", "edge ingest"},
 	} {
-		got := runIn(testContext(t), append(w.env[:len(w.env):len(w.env)], tc.env), strings.NewReader(""), strings.Fields(tc.args)...)
+		got := runIn(testContext(t), append(slices.Clip(w.env), tc.env), strings.NewReader(""), strings.Fields(tc.args)...)
 		name, _, _ := strings.Cut(tc.env, "=")
 		if got.code != exitUsage || strings.Count(got.stderr, "pelton: "+name) != 1 {
 			t.Errorf("%s with %s: exit code %d: %s", tc.args, tc.env, got.code, got.stderr)
@@ -110,7 +111,7 @@ func (h *hanging) hangup(line string, env ...string) {
 	case <-ctx.Done():
 		h.t.Fatalf("nobody listens: %s", h.stderr.String())
 	}
-	h.app.env = append(h.app.env[:len(h.app.env):len(h.app.env)], env...)
+	h.app.env = append(slices.Clip(h.app.env), env...)
 	select {
 	case h.hups <- syscall.SIGHUP:
 		h.stderr.has(h.t, line)
@@ -124,7 +125,7 @@ func TestHangupReloadsTheSettings(t *testing.T) {
 	w.ok("setup", "apply")
 	w.env = append(w.env, "PELTON_LOG__LEVEL=error")
 	worker := w.startHanging("worker", "--log-format", "json")
-	worker.hangup("needs a restart: nats.password, queues.mail, worker.grace",
+	worker.hangup("nats.password, queues.mail, worker.grace",
 		"PELTON_LOG__LEVEL=info", "PELTON_WORKER__GRACE=7s", "PELTON_QUEUES__MAIL__MAX_PENDING=5", "PELTON_NATS__PASSWORD=canary-1")
 	if !strings.Contains(worker.stderr.String(), `"reloaded: log levels and certificates"`) {
 		t.Errorf("it does not say what it did: %s", worker.stderr.String())
@@ -184,11 +185,11 @@ func TestHangupReloadsCertificates(t *testing.T) {
 const processArgs = "PROCESS_ARGS"
 
 // TestProcess is the binary in a process of its own, where one is asked for.
-func TestProcess(_ *testing.T) {
+func TestProcess(t *testing.T) {
 	if args := os.Getenv(processArgs); args != "" {
 		env := []string{"NATS_URL=" + os.Getenv("NATS_URL")}
 		a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: env, hangups: hangups}
-		os.Exit(a.run(context.Background(), strings.Fields(args)))
+		os.Exit(a.run(t.Context(), strings.Fields(args)))
 	}
 }
 
@@ -202,7 +203,7 @@ func TestHangupOfAProcess(t *testing.T) {
 	}
 	var stderr watched
 	cmd := exec.CommandContext(testContext(t), binary, "-test.run=^TestProcess$")
-	cmd.Env = append(w.env, processArgs+"=worker")
+	cmd.Env = slices.Concat(w.env, []string{processArgs + "=worker"})
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

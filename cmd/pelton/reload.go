@@ -101,7 +101,7 @@ func (a *app) reload(current *config.Config, log *slog.Logger) *config.Config {
 		log.Info("reloaded: log levels and certificates")
 	}
 	if changed := changedKeys(current.Settings, next.Settings); len(changed) > 0 {
-		log.Info("needs a restart: " + strings.Join(changed, ", "))
+		log.Info("needs a restart", "keys", strings.Join(changed, ", "))
 	}
 	// What needs a restart is named again by the next reload: it still does.
 	in := *current

@@ -287,7 +287,7 @@ func TestTLSOfNATS(t *testing.T) {
 			t.Parallel()
 			s := natsServer(t, tc.conf)
 			_, err := dial(t, append(tc.env, "NATS_URL=nats://"+address(s)))
-			explained, final := Explain(err)
+			final, explained := Explain(err)
 			switch {
 			case tc.want == "" && err != nil:
 				t.Error(err)

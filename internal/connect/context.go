@@ -19,7 +19,7 @@ type natsContext struct {
 
 	URL             string `json:"url"`
 	User            string `json:"user"`
-	Password        string `json:"password"` //nolint:gosec // the field's name in the file
+	Password        string `json:"password"`
 	Token           string `json:"token"`
 	Creds           string `json:"creds"`
 	NKey            string `json:"nkey"`

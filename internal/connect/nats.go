@@ -3,6 +3,7 @@ package connect
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -62,7 +63,7 @@ func FromSettings(cfg *config.Config, env []string, who Who) (*NATS, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.options = append(credentials, secure(out.Certificates, p.tlsFirst)...)
+	out.options = slices.Concat(credentials, secure(out.Certificates, p.tlsFirst))
 	if p.InboxPrefix != "" {
 		out.options = append(out.options, nats.CustomInboxPrefix(p.InboxPrefix))
 	}

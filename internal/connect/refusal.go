@@ -13,7 +13,7 @@ import (
 // Explain adds to an error of a connection what can be done about it, where
 // encryption is at fault. It reports whether waiting would be in vain: the
 // other side answered, and will not have us like this.
-func Explain(err error) (error, bool) {
+func Explain(err error) (final bool, explained error) {
 	var (
 		unknown x509.UnknownAuthorityError
 		name    x509.HostnameError
@@ -24,21 +24,21 @@ func Explain(err error) (error, bool) {
 	)
 	switch {
 	case err == nil:
-		return nil, false
+		return false, nil
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
-		return err, true
+		return true, err
 	case errors.Is(err, nats.ErrSecureConnWanted):
-		return fmt.Errorf("%w: the server does not encrypt; leave out nats.tls, or have it encrypt", err), true
+		return true, fmt.Errorf("%w: the server does not encrypt; leave out nats.tls, or have it encrypt", err)
 	case errors.Is(err, nats.ErrNoInfoReceived), errors.As(err, &header):
-		return fmt.Errorf("%w: what listens there does not speak as a NATS server does", err), true
+		return true, fmt.Errorf("%w: what listens there does not speak as a NATS server does", err)
 	case errors.As(err, &unknown):
-		return fmt.Errorf("%w: name its CA in nats.tls.ca_file", err), true
+		return true, fmt.Errorf("%w: name its CA in nats.tls.ca_file", err)
 	case errors.As(err, &name):
-		return fmt.Errorf("%w: use a name that the certificate has, or give one in nats.tls.server_name", err), true
+		return true, fmt.Errorf("%w: use a name that the certificate has, or give one in nats.tls.server_name", err)
 	case errors.As(err, &verification):
-		return err, true
+		return true, err
 	case errors.Is(err, nats.ErrTLS), errors.As(err, &alert) && alert.Op == "remote error":
-		return fmt.Errorf("%w: the server refuses our certificate; see nats.tls.cert_file and key_file", err), true
+		return true, fmt.Errorf("%w: the server refuses our certificate; see nats.tls.cert_file and key_file", err)
 	}
-	return err, false
+	return false, err
 }

@@ -11,12 +11,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"pelton/edges/emit"
 	"pelton/edges/ingest"
+	"pelton/edges/produce"
 	"pelton/engine"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
@@ -40,17 +40,21 @@ func (a *app) edge() *cobra.Command {
 type runner interface{ Run(context.Context) error }
 
 // runEdges runs edges side by side. The first that fails ends the others.
-func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, uses streams, build func(name string, nc *nats.Conn, logs *logging.Logs) (runner, error)) error {
-	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, logs *logging.Logs) error {
+func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, uses streams, build func(name string, p part, kafka produce.Kafka) (runner, error)) error {
+	return a.role(cmd.Context(), cfg, func(ctx context.Context, p part) error {
+		kafka, err := a.kafkaOf(cfg, p.logs.Logger)
+		if err != nil {
+			return err
+		}
 		edges := make([]runner, 0, len(cfg.Names))
 		for _, name := range cfg.Names {
-			edge, err := build(name, nc, logs)
+			edge, err := build(name, p, kafka)
 			if err != nil {
 				return &usageError{err: err}
 			}
 			edges = append(edges, edge)
 		}
-		if err := uses.ensure(ctx, cfg, nc, logs.Logger("engine")); err != nil {
+		if err := uses.ensure(ctx, cfg, p); err != nil {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // told to end before the broker was there
 			}
@@ -71,8 +75,8 @@ type streams struct {
 }
 
 // ensure verifies them, or makes them where the setup mode is manage.
-func (s streams) ensure(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logger) error {
-	client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: log})
+func (s streams) ensure(ctx context.Context, cfg *config.Config, p part) error {
+	client, err := engine.NewClient(p.nc, clientConfig(cfg, p.logs.Logger("engine")))
 	if err != nil {
 		return err
 	}
@@ -126,8 +130,8 @@ operator can do.`,
 		for _, name := range cfg.Names {
 			uses.queues = append(uses.queues, cfg.Edges.Ingest[name].Queue)
 		}
-		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, logs *logging.Logs) (runner, error) {
-			out := ingestConfig(cfg, name, nc, logs.Logger)
+		return a.runEdges(cmd, cfg, uses, func(name string, p part, kafka produce.Kafka) (runner, error) {
+			out := ingestConfig(cfg, name, p, kafka)
 			out.FromOffset = from
 			return ingest.New(out)
 		})
@@ -135,11 +139,11 @@ operator can do.`,
 	return cmd
 }
 
-func ingestConfig(cfg *config.Config, name string, nc *nats.Conn, log loggers) ingest.Config {
+func ingestConfig(cfg *config.Config, name string, p part, kafka produce.Kafka) ingest.Config {
 	route := cfg.Edges.Ingest[name]
 	out := ingest.Config{
-		Kafka:     kafkaOf(cfg, log),
-		NATS:      nc,
+		Kafka:     kafka,
+		NATS:      p.nc,
 		Namespace: wire.Namespace(cfg.Namespace),
 		Route: ingest.Route{
 			Name: name, Topic: route.Topics[0], Group: route.Group, Queue: route.Queue, Task: route.Task,
@@ -148,7 +152,7 @@ func ingestConfig(cfg *config.Config, name string, nc *nats.Conn, log loggers) i
 		MaxBatchBytes:    int(route.MaxBatchBytes),
 		SessionTimeout:   route.SessionTimeout,
 		RebalanceTimeout: route.RebalanceTimeout,
-		Logger:           log("ingest"),
+		Logger:           p.logs.Logger("ingest"),
 	}
 	if route.Instance != "" {
 		// The ledger must tell this start from the one before.
@@ -196,19 +200,19 @@ what an operator can do.`,
 		for _, name := range cfg.Names {
 			uses.queues = append(uses.queues, cfg.Edges.Emit[name].Queues...)
 		}
-		return a.runEdges(cmd, cfg, uses, func(name string, nc *nats.Conn, logs *logging.Logs) (runner, error) {
-			out := emitConfig(cfg, name, logs.Logger)
-			out.NATS, out.From = nc, maps.Clone(sequences)
+		return a.runEdges(cmd, cfg, uses, func(name string, p part, kafka produce.Kafka) (runner, error) {
+			out := emitConfig(cfg, name, kafka, p.logs.Logger("emit"))
+			out.NATS, out.From = p.nc, maps.Clone(sequences)
 			return emit.New(out)
 		})
 	}
 	return cmd
 }
 
-func emitConfig(cfg *config.Config, name string, log loggers) emit.Config {
+func emitConfig(cfg *config.Config, name string, kafka produce.Kafka, log *slog.Logger) emit.Config {
 	edge := cfg.Edges.Emit[name]
 	return emit.Config{
-		Kafka:              kafkaOf(cfg, log),
+		Kafka:              kafka,
 		Namespace:          wire.Namespace(cfg.Namespace),
 		Name:               name,
 		Queues:             edge.Queues,
@@ -222,7 +226,7 @@ func emitConfig(cfg *config.Config, name string, log loggers) emit.Config {
 		SessionTimeout:     edge.SessionTimeout,
 		Grace:              edge.Grace,
 		Instance:           edge.Instance,
-		Logger:             log("emit"),
+		Logger:             log,
 	}
 }
 

@@ -25,6 +25,8 @@ func bind(cmd *cobra.Command, name, key, usage, otherwise string) {
 
 func natsFlags(cmd *cobra.Command) {
 	bind(cmd, "nats-url", "nats.url", "`URL` of NATS, several by comma; also NATS_URL", "nats://127.0.0.1:4222")
+	bind(cmd, "creds", "nats.creds_file", "`FILE` of credentials for NATS", "")
+	bind(cmd, "context", "nats.context", "`NAME` of a context of the nats command line; also NATS_CONTEXT", "")
 	bind(cmd, "namespace", "namespace", "`NAME` that begins all subjects", "pelton")
 }
 

@@ -19,7 +19,7 @@ func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	dir, _ := os.Getwd() // a folder that is gone has no files
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), dir: dir}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), dir: dir, hangups: hangups}
 	os.Exit(untilSecond(signals, func(ctx context.Context) int { return a.run(ctx, os.Args[1:]) }))
 }
 

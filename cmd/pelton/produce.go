@@ -147,8 +147,13 @@ func (a *app) runProduce(cmd *cobra.Command, cfg *config.Config, out produce.Con
 		return err
 	}
 	defer logs.Close() //nolint:errcheck // nothing is left to write
+	kafka, err := a.kafkaOf(cfg, logs.Logger)
+	if err != nil {
+		return err
+	}
+	defer a.reloading(cmd.Context(), cfg, logs)()
 	deliveries := &deliveries{out: a.stdout, say: a.say, show: show, topic: out.Topic}
-	out.Kafka, out.Logger, out.ConnectTimeout, out.OnDelivery = kafkaOf(cfg, logs.Logger), logs.Logger("produce"), timeout, deliveries.write
+	out.Kafka, out.Logger, out.ConnectTimeout, out.OnDelivery = kafka, logs.Logger("produce"), timeout, deliveries.write
 	p, err := produce.New(out)
 	if err != nil {
 		return &usageError{err: err, help: cmd.CommandPath() + " --help"}

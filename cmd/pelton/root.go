@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -20,6 +21,10 @@ type app struct {
 	env            []string
 	dir            string // the working folder; "" has no files of its own
 	started        bool   // the command line was understood
+
+	hangups      func() (<-chan os.Signal, func()) // SIGHUP; nil does not listen
+	again        func() (*config.Config, error)    // loads the settings of the command anew
+	certificates certificates                      // of its connections
 }
 
 // Groups of commands in the help of the root.
@@ -171,7 +176,10 @@ func (a *app) say(format string, args ...any) {
 
 // settings loads the settings of a command for a part.
 func (a *app) settings(cmd *cobra.Command, part config.Part, names ...string) (*config.Config, error) {
-	return config.Load(config.Options{Environ: a.env, Flags: cmd.Flags(), Part: part, Names: names})
+	a.again = func() (*config.Config, error) {
+		return config.Load(config.Options{Environ: a.env, Flags: cmd.Flags(), Part: part, Names: names})
+	}
+	return a.again()
 }
 
 // noColor follows no-color.org: the variable counts if it is not empty.

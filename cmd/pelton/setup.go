@@ -138,8 +138,12 @@ func (a *app) runSetup(cmd *cobra.Command, f setupFlags, run func(context.Contex
 	if err != nil {
 		return &usageError{err: err}
 	}
+	kafka, err := a.kafkaOf(cfg, quiet)
+	if err != nil {
+		return err
+	}
 	return a.ask(cmd, cfg, *f.timeout, func(ctx context.Context, c *engine.Client) error {
-		return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg)})
+		return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg, kafka)})
 	})
 }
 
@@ -167,7 +171,7 @@ func topologyConfig(cfg *config.Config, queues []string) topology.Config {
 
 // ledgersOf are the emit edges whose ledger topics are to be made: none where
 // nobody has named a Kafka.
-func ledgersOf(cfg *config.Config) []emit.Config {
+func ledgersOf(cfg *config.Config, kafka produce.Kafka) []emit.Config {
 	if len(cfg.Kafka.Brokers) == 0 {
 		return nil
 	}
@@ -177,7 +181,7 @@ func ledgersOf(cfg *config.Config) []emit.Config {
 	}
 	var out []emit.Config
 	for _, name := range names {
-		out = append(out, emitConfig(cfg, name, quiet))
+		out = append(out, emitConfig(cfg, name, kafka, quiet("emit")))
 	}
 	slices.SortStableFunc(out, func(a, b emit.Config) int { return b.Shards - a.Shards })
 	return out

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -60,13 +59,13 @@ func (a *app) runWorker(cmd *cobra.Command, _ []string) error {
 	// A reader of standard output that goes away fails the attempts of print; it
 	// must not end the worker.
 	signal.Ignore(syscall.SIGPIPE)
-	return a.role(cmd.Context(), cfg, func(ctx context.Context, nc *nats.Conn, logs *logging.Logs) error {
-		client, err := engine.NewClient(nc, engine.ClientConfig{Namespace: wire.Namespace(cfg.Namespace), Logger: logs.Logger("engine")})
+	return a.role(cmd.Context(), cfg, func(ctx context.Context, p part) error {
+		client, err := engine.NewClient(p.nc, clientConfig(cfg, p.logs.Logger("engine")))
 		if err != nil {
 			return err
 		}
 		defer client.Close()
-		w := engine.NewWorker(client, workerConfig(cfg, logs.Logger("worker")))
+		w := engine.NewWorker(client, workerConfig(cfg, p.logs.Logger("worker")))
 		builtin.Register(w, a.stdout)
 		return w.Run(ctx)
 	})

@@ -12,6 +12,7 @@ import (
 // them, or by a name above it: celery stands for celery.worker as well.
 var components = map[string][]string{
 	"beat":    {"celery.beat", "beat"},
+	"config":  {"config"},
 	"dev":     {"dev"},
 	"discord": {"nextcord", "discord"},
 	"emit":    {"emit"},

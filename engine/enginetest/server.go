@@ -7,8 +7,10 @@
 package enginetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"time"
@@ -37,6 +39,11 @@ type ServerConfig struct {
 	// MaxStore bounds the disk space of JetStream in bytes; 0 leaves it to the
 	// server.
 	MaxStore int64
+	// ConfigFile is a configuration of nats-server to start with: its users and
+	// permissions, say. What stands above goes before what it says.
+	ConfigFile string
+	// Logger gets what the server logs; nothing is logged unless set.
+	Logger *slog.Logger
 }
 
 // Server is a broker in the process.
@@ -59,24 +66,16 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			return nil, err
 		}
 	}
-	opts := &server.Options{
-		ServerName:        "pelton-" + strconv.FormatInt(time.Now().UnixNano(), 36),
-		Host:              cfg.Host,
-		Port:              cfg.Port,
-		JetStream:         true,
-		JetStreamMaxStore: cfg.MaxStore,
-		StoreDir:          cfg.StoreDir,
-		SyncInterval:      cfg.SyncInterval,
-		SyncAlways:        cfg.SyncAlways,
-		NoSigs:            true,
-		NoLog:             true,
-	}
-	if cfg.Port == 0 {
-		opts.Port = server.RANDOM_PORT
+	opts, err := cfg.options()
+	if err != nil {
+		return nil, fmt.Errorf("embedded nats-server: %w", err)
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("embedded nats-server: %w", err)
+	}
+	if cfg.Logger != nil {
+		ns.SetLoggerV2(serverLog{cfg.Logger}, false, false, false)
 	}
 	ns.Start()
 	if !ns.ReadyForConnections(10 * time.Second) {
@@ -92,6 +91,46 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	cfg.Port = ns.Addr().(*net.TCPAddr).Port
 	return &Server{ns: ns, cfg: cfg}, nil
 }
+
+// options are those of the server: the configuration file's, then our own.
+func (cfg ServerConfig) options() (*server.Options, error) {
+	opts := &server.Options{}
+	if cfg.ConfigFile != "" {
+		var err error
+		if opts, err = server.ProcessConfigFile(cfg.ConfigFile); err != nil {
+			return nil, err
+		}
+	}
+	opts.ServerName = "pelton-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+	opts.Host, opts.Port = cfg.Host, cfg.Port
+	if cfg.Port == 0 {
+		opts.Port = server.RANDOM_PORT
+	}
+	opts.JetStream, opts.StoreDir = true, cfg.StoreDir
+	if cfg.MaxStore != 0 {
+		opts.JetStreamMaxStore = cfg.MaxStore
+	}
+	if cfg.SyncInterval != 0 {
+		opts.SyncInterval = cfg.SyncInterval
+	}
+	opts.SyncAlways = opts.SyncAlways || cfg.SyncAlways
+	opts.NoSigs, opts.NoLog = true, cfg.Logger == nil
+	return opts, nil
+}
+
+// serverLog hands the server's lines to a logger.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) line(level slog.Level, format string, v []any) {
+	l.log.Log(context.Background(), level, "nats-server", "line", fmt.Sprintf(format, v...)) //nolint:forbidigo // the server has no context to log with
+}
+
+func (l serverLog) Noticef(format string, v ...any) { l.line(slog.LevelInfo, format, v) }
+func (l serverLog) Warnf(format string, v ...any)   { l.line(slog.LevelWarn, format, v) }
+func (l serverLog) Fatalf(format string, v ...any)  { l.line(slog.LevelError, format, v) }
+func (l serverLog) Errorf(format string, v ...any)  { l.line(slog.LevelError, format, v) }
+func (l serverLog) Debugf(format string, v ...any)  { l.line(slog.LevelDebug, format, v) }
+func (l serverLog) Tracef(format string, v ...any)  { l.line(slog.LevelDebug, format, v) }
 
 func checkPort(host string, port int) error {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))) //nolint:noctx // closed at once

@@ -168,4 +168,3 @@ func TestBadNames(t *testing.T) {
 		}
 	}
 }
-

@@ -112,7 +112,9 @@ func (n names) readRecords() Right {
 func (n names) heardRecords() Right { return Right{n.ns.DoneSubject(n.queue, "*"), "hear of outcomes"} }
 
 // streamInfo is the right to see a stream's settings and counts.
-func streamInfo(stream string) Right { return Right{api + "STREAM.INFO." + stream, "verify the stream"} }
+func streamInfo(stream string) Right {
+	return Right{api + "STREAM.INFO." + stream, "verify the stream"}
+}
 
 func consumerInfo(stream, durable string) Right {
 	return Right{api + "CONSUMER.INFO." + stream + "." + durable, "verify the consumer"}

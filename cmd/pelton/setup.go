@@ -27,7 +27,7 @@ func (a *app) setup() *cobra.Command {
 		Example: `  pelton setup plan
   pelton setup apply`,
 	}
-	makeGroup(cmd, a.setupPlan(), a.setupApply())
+	makeGroup(cmd, a.setupPlan(), a.setupApply(), a.setupPermissions())
 	return cmd
 }
 

@@ -107,6 +107,17 @@ func TestSaidAtOnce(t *testing.T) {
 	}
 }
 
+// TestSilence is the control: who only waits for the answer to what is forbidden
+// waits in vain.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	w := serveRoles(t, rolesIn(t, ""))
+	nc := w.login("waiter", "_INBOX_waiter", func(error) {})
+	if _, err := nc.Request("pelton.task.default.print", []byte(`1`), 500*time.Millisecond); !errors.Is(err, nats.ErrTimeout) {
+		t.Errorf("%v, want no answer", err)
+	}
+}
+
 // TestWaitWithoutLook: who may read records only waits for a task of which there
 // is no record yet.
 func TestWaitWithoutLook(t *testing.T) {

@@ -49,6 +49,13 @@ func (c *Client) permitted(ctx context.Context, prefix string, ask func(context.
 	return err
 }
 
+// AskAPI runs what asks the API of JetStream by other means than the client's
+// own. Where the broker's permissions forbid any of it the context of ask ends
+// and the error is [ErrForbidden], at once and not when the time is up.
+func (c *Client) AskAPI(ctx context.Context, ask func(context.Context) error) error {
+	return c.permitted(ctx, apiPrefix, ask)
+}
+
 // forbidden reads an error of a connection. It is nil unless the error says
 // that a subject that begins with the prefix is not permitted.
 func forbidden(err error, prefix string) error {

@@ -66,7 +66,7 @@ func (c *Client) Ensure(ctx context.Context, mode SetupMode, topo topology.Topol
 func (c *Client) ensureOnce(ctx context.Context, mode SetupMode, topo topology.Topology) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return c.permitted(ctx, apiPrefix, func(ctx context.Context) error {
+	return c.AskAPI(ctx, func(ctx context.Context) error {
 		switch mode {
 		case SetupManage:
 			_, err := topology.Apply(ctx, c.js, topo)

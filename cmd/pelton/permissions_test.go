@@ -2,8 +2,11 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"pelton/engine/enginetest"
 )
 
 func TestSetupPermissions(t *testing.T) {
@@ -28,6 +31,28 @@ func TestSetupPermissions(t *testing.T) {
 	for _, args := range [][]string{{"--routes", "*"}, {"--queues", "Mail"}, {"--namespace", "a.b"}} {
 		got := runIn(t.Context(), nil, nil, append([]string{"setup", "permissions"}, args...)...)
 		if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, args[1]) {
+			t.Errorf("%v: exit code %d: %s", args, got.code, got.stderr)
+		}
+	}
+}
+
+// What the user may not do is told with its subject, and not waited for.
+func TestForbidden(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats-server.conf")
+	users := `authorization { users: [ {user: guest, password: guest, permissions: { publish: { deny: [ "$JS.API.STREAM.>", "pelton.task.>" ] } } } ] }`
+	if err := os.WriteFile(file, []byte(users), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broker := enginetest.Start(t, func(cfg *enginetest.ServerConfig) { cfg.ConfigFile = file })
+	env := []string{"NATS_URL=" + strings.Replace(broker.URL(), "nats://", "nats://guest:guest@", 1)}
+	for subject, args := range map[string][]string{
+		"$JS.API.STREAM.INFO.PELTON_DEAD": {"setup", "apply", "--timeout", "1m"},
+		"$JS.API.STREAM.NAMES":            {"queue", "ls"},
+		"pelton.task.default.print":       {"send", "print", "1"},
+	} {
+		got := runIn(testContext(t), env, nil, args...)
+		if got.code != exitRefused || !strings.Contains(got.stderr, "not permitted to publish to "+subject) {
 			t.Errorf("%v: exit code %d: %s", args, got.code, got.stderr)
 		}
 	}

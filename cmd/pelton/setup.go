@@ -140,7 +140,9 @@ func (a *app) runSetup(cmd *cobra.Command, f setupFlags, run func(context.Contex
 		return &usageError{err: err}
 	}
 	return a.ask(cmd, cfg, *f.timeout, func(ctx context.Context, c *engine.Client) error {
-		return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg)})
+		return c.AskAPI(ctx, func(ctx context.Context) error {
+			return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg)})
+		})
 	})
 }
 

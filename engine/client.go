@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	neturl "net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,6 +36,9 @@ type Client struct {
 	log    *slog.Logger
 	owned  bool
 	limits wire.Limits
+	// recordsOnly is set once the broker has forbidden a look into a queue:
+	// waiting does not ask again.
+	recordsOnly atomic.Bool
 }
 
 // Connect makes a connection to the broker and a client on it. An empty url is
@@ -181,7 +185,11 @@ type stored struct {
 func (c *Client) directLast(ctx context.Context, stream, subject string) (*stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream+"."+subject, nil)
+	var m *nats.Msg
+	err := c.permitted(ctx, apiPrefix+"DIRECT.GET."+stream, func(ctx context.Context) (err error) {
+		m, err = c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream+"."+subject, nil)
+		return err
+	})
 	if err != nil {
 		return nil, requestError("read "+subject, err)
 	}
@@ -214,14 +222,17 @@ func (c *Client) leaderSequence(ctx context.Context, stream string, sequence uin
 func (c *Client) leaderRead(ctx context.Context, stream string, read func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (*stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	s, err := c.js.Stream(ctx, stream)
+	var m *jetstream.RawStreamMsg
+	err := c.permitted(ctx, apiPrefix+"STREAM.", func(ctx context.Context) error {
+		s, err := c.js.Stream(ctx, stream)
+		if err == nil {
+			m, err = read(ctx, s)
+		}
+		return err
+	})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, fmt.Errorf("stream %s: %w", stream, ErrNoQueue)
 	}
-	if err != nil {
-		return nil, requestError("stream "+stream, err)
-	}
-	m, err := read(ctx, s)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}

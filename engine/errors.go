@@ -35,6 +35,9 @@ var (
 	ErrExpired = errors.New("expired")
 	// ErrUnreachable: the broker cannot be reached.
 	ErrUnreachable = errors.New("unreachable")
+	// ErrForbidden: the broker's permissions do not let this user do it; the
+	// message names the subject. Nothing was sent or read.
+	ErrForbidden = errors.New("not permitted")
 	// ErrClosed: the client or the worker has been closed.
 	ErrClosed = errors.New("closed")
 )
@@ -134,7 +137,7 @@ func classify(err error) outcome {
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
 		return outcomeAbsent
-	case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrInvalidMsg):
+	case errors.Is(err, ErrForbidden), errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrInvalidMsg):
 		return outcomeInvalid
 	}
 	return outcomeUnknown

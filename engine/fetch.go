@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // How pull requests are made (API $JS.API.CONSUMER.MSG.NEXT, ADR-9 and ADR-13).
@@ -213,7 +214,11 @@ func (p *puller) drain(drained func()) {
 func bindable(ctx context.Context, c *Client, stream, durable string) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	consumer, err := c.js.Consumer(ctx, stream, durable)
+	var consumer jetstream.Consumer
+	err := c.permitted(ctx, apiPrefix+"CONSUMER.INFO."+stream, func(ctx context.Context) (err error) {
+		consumer, err = c.js.Consumer(ctx, stream, durable)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("consumer %s/%s: %w", stream, durable, err)
 	}

@@ -163,16 +163,19 @@ func full(s *jetstream.StreamInfo) bool {
 // Queues are the names of the queues there are, in order.
 func (c *Client) Queues(ctx context.Context) ([]string, error) {
 	prefix := c.ns.TaskStream(wire.Lane{})
-	names := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(string(c.ns)+".task.>"))
 	var queues []string
-	for name := range names.Name() {
-		token, ok := strings.CutPrefix(name, prefix)
-		lane, err := wire.ParseLane(token)
-		if ok && err == nil {
-			queues = append(queues, lane.Queue)
+	err := c.permitted(ctx, apiPrefix+"STREAM.NAMES", func(ctx context.Context) error {
+		names := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(string(c.ns)+".task.>"))
+		for name := range names.Name() {
+			token, ok := strings.CutPrefix(name, prefix)
+			lane, err := wire.ParseLane(token)
+			if ok && err == nil {
+				queues = append(queues, lane.Queue)
+			}
 		}
-	}
-	if err := names.Err(); err != nil {
+		return names.Err()
+	})
+	if err != nil {
 		return nil, inspectError("streams", err)
 	}
 	slices.Sort(queues)
@@ -236,15 +239,19 @@ func (c *Client) DeadLetters(ctx context.Context, queue string, limit int) ([]De
 // their order.
 func (c *Client) deadBetween(ctx context.Context, queue string, start, end uint64) ([]DeadLetter, error) {
 	stream := c.ns.DeadStream()
-	consumer, err := c.js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       start,
-		FilterSubject:     c.ns.DeadFilter(queue),
-		AckPolicy:         jetstream.AckNonePolicy,
-		HeadersOnly:       true,
-		MemoryStorage:     true,
-		Replicas:          1,
-		InactiveThreshold: requestTimeout,
+	var consumer jetstream.Consumer
+	err := c.permitted(ctx, apiPrefix+"CONSUMER.CREATE."+stream, func(ctx context.Context) (err error) {
+		consumer, err = c.js.CreateConsumer(ctx, stream, jetstream.ConsumerConfig{
+			DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+			OptStartSeq:       start,
+			FilterSubject:     c.ns.DeadFilter(queue),
+			AckPolicy:         jetstream.AckNonePolicy,
+			HeadersOnly:       true,
+			MemoryStorage:     true,
+			Replicas:          1,
+			InactiveThreshold: requestTimeout,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, inspectError("stream "+stream, err)
@@ -319,7 +326,11 @@ func (c *Client) firstOfSubject(ctx context.Context, stream, filter string) (*st
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream, body)
+	var m *nats.Msg
+	err = c.permitted(ctx, apiPrefix+"DIRECT.GET."+stream, func(ctx context.Context) (err error) {
+		m, err = c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream, body)
+		return err
+	})
 	if err != nil {
 		return nil, 0, inspectError("stream "+stream, err)
 	}
@@ -342,7 +353,11 @@ func (c *Client) firstOfSubject(ctx context.Context, stream, filter string) (*st
 }
 
 func (c *Client) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	stream, err := c.js.Stream(ctx, name)
+	var stream jetstream.Stream
+	err := c.permitted(ctx, apiPrefix+"STREAM.INFO."+name, func(ctx context.Context) (err error) {
+		stream, err = c.js.Stream(ctx, name)
+		return err
+	})
 	if err != nil {
 		return nil, inspectError("stream "+name, err)
 	}
@@ -351,7 +366,11 @@ func (c *Client) streamInfo(ctx context.Context, name string) (*jetstream.Stream
 
 // consumerInfo returns nil for a consumer that is missing.
 func (c *Client) consumerInfo(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
-	consumer, err := c.js.Consumer(ctx, stream, name)
+	var consumer jetstream.Consumer
+	err := c.permitted(ctx, apiPrefix+"CONSUMER.INFO."+stream, func(ctx context.Context) (err error) {
+		consumer, err = c.js.Consumer(ctx, stream, name)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrConsumerDoesNotExist) {
 		return nil, nil
 	}

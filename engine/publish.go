@@ -149,7 +149,11 @@ func (c *Client) publishOnce(ctx context.Context, m *nats.Msg) (*jetstream.PubAc
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	ack, err := c.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	var ack *jetstream.PubAck
+	err := c.permitted(ctx, m.Subject, func(ctx context.Context) (err error) {
+		ack, err = c.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+		return err
+	})
 	if errors.Is(err, nats.ErrReconnectBufExceeded) {
 		return nil, errNotSent
 	}

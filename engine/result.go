@@ -73,7 +73,8 @@ func outcomeError(r *Record) error {
 
 // Wait returns the terminal record of a task as soon as there is one. The error
 // is [ErrNotFound] for an id that nobody has seen, and ctx's own when that ends
-// first.
+// first. A client that may read records but may not look into the queue cannot
+// tell an unknown id from one that waits: it waits for both.
 func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	if err := checkRef(queue, id); err != nil {
 		return nil, err
@@ -87,22 +88,38 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	// What changed while the connection was gone was not heard: read again.
 	reconnected := c.nc.StatusChanged(nats.CONNECTED)
 	defer c.nc.RemoveStatusListener(reconnected)
-	for {
-		r, err := c.Lookup(ctx, queue, id)
-		if err == nil && r.State.Terminal() {
+	for readAgain := true; ; readAgain = false {
+		r, err := c.lookupOrRecord(ctx, queue, id)
+		if r != nil && r.State.Terminal() {
 			return r, nil
 		}
 		if err != nil && (!errors.Is(err, ErrUnreachable) || ctx.Err() != nil) {
 			return nil, err
 		}
 		var again <-chan time.Time
-		if err != nil {
-			again = time.After(time.Second) // the read failed: it is owed
+		if err != nil || r == nil && readAgain {
+			again = time.After(time.Second) // the read failed, or a replica may have lagged: it is owed
 		}
 		if r, err := c.heard(ctx, sub, id, reconnected, again); r != nil || err != nil {
 			return r, err
 		}
 	}
+}
+
+// lookupOrRecord is Lookup, or what the record alone says where this client may
+// not look into the queue: nothing, where there is no record.
+func (c *Client) lookupOrRecord(ctx context.Context, queue, id string) (*Record, error) {
+	if !c.recordsOnly.Load() {
+		r, err := c.Lookup(ctx, queue, id)
+		if !errors.Is(err, ErrForbidden) {
+			return r, err
+		}
+	}
+	r, _, err := c.readRecord(ctx, queue, id)
+	if err == nil && !c.recordsOnly.Swap(true) {
+		c.log.InfoContext(ctx, "this user may read records but not look into the queue: an unknown id is waited for", "queue", queue)
+	}
+	return r, err
 }
 
 // heard waits for a terminal record on the subscription. It returns nothing

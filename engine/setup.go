@@ -66,15 +66,17 @@ func (c *Client) Ensure(ctx context.Context, mode SetupMode, topo topology.Topol
 func (c *Client) ensureOnce(ctx context.Context, mode SetupMode, topo topology.Topology) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	switch mode {
-	case SetupManage:
-		_, err := topology.Apply(ctx, c.js, topo)
-		return err
-	case SetupVerify:
-		return topology.Verify(ctx, c.js, topo)
-	default:
-		return nil
-	}
+	return c.AskAPI(ctx, func(ctx context.Context) error {
+		switch mode {
+		case SetupManage:
+			_, err := topology.Apply(ctx, c.js, topo)
+			return err
+		case SetupVerify:
+			return topology.Verify(ctx, c.js, topo)
+		default:
+			return nil
+		}
+	})
 }
 
 // persist tries until the broker answers or ctx is done.
@@ -125,7 +127,7 @@ func (w *Worker) bind(ctx context.Context) ([]*pool, error) {
 
 // temporary reports whether a set-up failed only because nobody answered.
 func temporary(err error) bool {
-	if errors.Is(err, topology.ErrDrift) || errors.Is(err, topology.ErrMissing) || errors.Is(err, wire.ErrInvalidName) {
+	if errors.Is(err, topology.ErrDrift) || errors.Is(err, topology.ErrMissing) || errors.Is(err, ErrForbidden) || errors.Is(err, wire.ErrInvalidName) {
 		return false
 	}
 	return classify(err) == outcomeUnknown || classify(err) == outcomeAbsent

@@ -73,10 +73,11 @@ func TestEveryCommand(t *testing.T) {
 func isBoundToKey(t *testing.T, cmd *cobra.Command, f *pflag.Flag) {
 	t.Helper()
 	part := map[string]config.Part{
-		"pelton edge ingest": config.PartIngest,
-		"pelton edge emit":   config.PartEmit,
-		"pelton setup plan":  config.PartQueues,
-		"pelton setup apply": config.PartQueues,
+		"pelton edge ingest":       config.PartIngest,
+		"pelton edge emit":         config.PartEmit,
+		"pelton setup plan":        config.PartQueues,
+		"pelton setup apply":       config.PartQueues,
+		"pelton setup permissions": config.PartQueues,
 	}[cmd.CommandPath()]
 	given := pflag.NewFlagSet("", pflag.ContinueOnError)
 	given.AddFlag(&pflag.Flag{Name: f.Name, Value: new(text), Annotations: f.Annotations})

@@ -21,7 +21,6 @@ import (
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 	"pelton/internal/config"
-	"pelton/internal/logging"
 )
 
 func (a *app) edge() *cobra.Command {

@@ -71,7 +71,7 @@ var exits = []struct {
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
 	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},
-	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists}},
+	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrForbidden}},
 	{exitNotFound, []error{engine.ErrNotFound, engine.ErrNoQueue, topology.ErrMissing, produce.ErrNoTopic}},
 	{exitUnreachable, []error{
 		engine.ErrUnreachable, engine.ErrUnconfirmed, produce.ErrUnreachable, produce.ErrRefused,

@@ -63,6 +63,7 @@ func TestExitCode(t *testing.T) {
 		{context.DeadlineExceeded, 6},
 		{engine.ErrQueueFull, 7},
 		{engine.ErrExists, 7},
+		{engine.ErrForbidden, 7},
 		{&ingest.StopError{Topic: "commands"}, 8},
 		{&emit.StopError{Edge: "results"}, 8},
 		{errDifference, 9},

@@ -26,7 +26,7 @@ func (a *app) setup() *cobra.Command {
 		Example: `  pelton setup plan
   pelton setup apply`,
 	}
-	makeGroup(cmd, a.setupPlan(), a.setupApply())
+	makeGroup(cmd, a.setupPlan(), a.setupApply(), a.setupPermissions())
 	return cmd
 }
 
@@ -143,7 +143,9 @@ func (a *app) runSetup(cmd *cobra.Command, f setupFlags, run func(context.Contex
 		return err
 	}
 	return a.ask(cmd, cfg, *f.timeout, func(ctx context.Context, c *engine.Client) error {
-		return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg, kafka)})
+		return c.AskAPI(ctx, func(ctx context.Context) error {
+			return run(ctx, &setup{client: c, topology: topo, ledgers: ledgersOf(cfg, kafka)})
+		})
 	})
 }
 

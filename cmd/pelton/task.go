@@ -86,11 +86,15 @@ has seen, and 4 a wait that ended first: the task goes on.`,
 			return err
 		}
 		return a.ask(cmd, cfg, *timeout, func(ctx context.Context, c *engine.Client) error {
+			of := likelyQueue(*queue, args[0])
 			r, err := lookup(ctx, c, *queue, args[0])
-			if err != nil {
+			switch {
+			case err == nil:
+				of = r.Queue
+			case !errors.Is(err, engine.ErrForbidden): // who may not look may still wait
 				return err
 			}
-			result, err := c.Result(r.Queue, args[0]).Wait(ctx)
+			result, err := c.Result(of, args[0]).Wait(ctx)
 			if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && c.Conn().IsConnected() {
 				return &timeoutError{id: args[0]}
 			}
@@ -117,6 +121,17 @@ func lookup(ctx context.Context, c *engine.Client, queue, id string) (*engine.Re
 		}
 	}
 	return c.Lookup(ctx, engine.DefaultQueue, id)
+}
+
+// likelyQueue is where a task is that cannot be looked for.
+func likelyQueue(queue, id string) string {
+	if queue != "" {
+		return queue
+	}
+	if lane, _, free := wire.ParseFreeID(id); free {
+		return lane.Queue
+	}
+	return engine.DefaultQueue
 }
 
 func orNull(result json.RawMessage) json.RawMessage {

@@ -15,7 +15,6 @@ import (
 	"pelton/engine/wire"
 	"pelton/internal/builtin"
 	"pelton/internal/config"
-	"pelton/internal/logging"
 )
 
 func (a *app) worker() *cobra.Command {

@@ -40,17 +40,24 @@ func (s *session) commit(ctx context.Context) {
 // limit.
 const trimAfter = 256
 
+// trimMost bounds how much longer the next try is put off after one that
+// failed: without the right to trim each try waits in vain.
+const trimMost = 1 << 16
+
 // trim shortens the ledgers. Where this edge may not, somebody else has to;
 // nothing but room rests on it.
 func (s *session) trim(ctx context.Context) {
 	for _, p := range s.partitions() {
-		if p.untrimmed < trimAfter {
+		if p.untrimmed < max(trimAfter, p.trimNext) {
 			continue
 		}
 		p.untrimmed = 0
 		trimming, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 		if err := p.ledger.Trim(trimming); err != nil {
+			p.trimNext = min(2*max(trimAfter, p.trimNext), trimMost)
 			s.log.WarnContext(ctx, "cannot trim the ledger", "partition", p.number, "err", err)
+		} else {
+			p.trimNext = 0
 		}
 		cancel()
 	}

@@ -42,6 +42,7 @@ type partition struct {
 	since     time.Time           // when it was assigned
 	strikes   strikes
 	untrimmed int // ledger entries written since the last trim
+	trimNext  int // how many there must be for the next, after one that failed
 }
 
 // take takes records in hand. A log that goes back is another log.

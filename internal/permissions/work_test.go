@@ -1,0 +1,418 @@
+package permissions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"pelton/edges/emit"
+	"pelton/edges/ingest"
+	"pelton/engine"
+	"pelton/engine/ledger"
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+const queue = engine.DefaultQueue
+
+// work is what each role is for, as small as it can be while it uses all of
+// its rights.
+var work = map[string]func(context.Context, stage) error{
+	"publisher": publish,
+	"trusted":   publishLater,
+	"waiter":    wait,
+	"worker":    runTasks,
+	"ingest":    ingestRecords,
+	"emit":      emitResults,
+	"setup":     setUp,
+	"janitor":   trim,
+	"observer":  observe,
+	"operator":  operate,
+}
+
+func publish(ctx context.Context, s stage) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	_, err = c.SendRaw(ctx, queue, "print", []byte(`1`))
+	_, errID := c.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithID("job-1"))
+	return errors.Join(err, errID)
+}
+
+func publishLater(ctx context.Context, s stage) error {
+	if err := publish(ctx, s); err != nil {
+		return err
+	}
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		return err
+	}
+	_, err = js.PublishMsg(ctx, scheduled(s.ns, "job-2", "job-2"))
+	return err
+}
+
+// scheduled is a task that is parked under one id and becomes due as another.
+func scheduled(ns wire.Namespace, id, target string) *nats.Msg {
+	lane := wire.PlainLane(queue)
+	m := nats.NewMsg(ns.LaterSubject(lane, id))
+	m.Header.Set("Nats-Schedule", "@at "+time.Now().UTC().Add(time.Second).Format(time.RFC3339Nano))
+	m.Header.Set("Nats-Schedule-Target", ns.DueSubject(wire.Address{Lane: lane, Task: "print", ID: target}))
+	m.Data = []byte(`1`)
+	return m
+}
+
+func wait(ctx context.Context, s stage) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	started := engine.Record{ID: "job-1", State: wire.StateStarted, StartedAt: time.Now().UTC()}
+	if err := s.record(ctx, started); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	if _, err := c.Record(ctx, queue, "job-1"); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Wait(ctx, queue, "job-1")
+		ended <- err
+	}()
+	started.State, started.FinishedAt = wire.StateSucceeded, time.Now().UTC()
+	return errors.Join(s.record(ctx, started), <-ended)
+}
+
+// handlers are those of the tasks ok, flaky and bad.
+func handlers(w *engine.Worker) {
+	engine.HandleRaw(w, "ok", func(context.Context, *engine.Message) ([]byte, error) { return []byte(`"done"`), nil })
+	engine.HandleRaw(w, "print", func(_ context.Context, m *engine.Message) ([]byte, error) { return m.Body, nil })
+	engine.HandleRaw(w, "flaky", func(_ context.Context, m *engine.Message) ([]byte, error) {
+		if m.Info.Attempt == 1 {
+			return nil, engine.RetryIn(10*time.Millisecond, errors.New("once"))
+		}
+		return []byte(`2`), nil
+	})
+	engine.HandleRaw(w, "bad", func(context.Context, *engine.Message) ([]byte, error) {
+		return nil, engine.Permanent(errors.New("never"))
+	})
+}
+
+// running is a role in the background.
+type running struct {
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+func start(ctx context.Context, run func(context.Context) error) *running {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &running{cancel, make(chan error, 1)}
+	go func() { r.ended <- run(ctx) }()
+	return r
+}
+
+// stop tells the role to end.
+func (r *running) stop() error {
+	r.cancel()
+	return <-r.ended
+}
+
+// during does something while the role runs, and not after it has failed.
+func (r *running) during(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() { done <- do(ctx) }()
+	select {
+	case err := <-done:
+		return errors.Join(err, r.stop())
+	case err := <-r.ended:
+		cancel(fmt.Errorf("the role has ended: %w", err))
+		return errors.Join(<-done, err)
+	}
+}
+
+func runTasks(ctx context.Context, s stage) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	w := engine.NewWorker(c, engine.WorkerConfig{Queues: []engine.Queue{{Name: queue, Slots: 4}}, Grace: time.Second})
+	handlers(w)
+	return start(ctx, w.Run).during(ctx, func(ctx context.Context) error {
+		return errors.Join(
+			s.send(ctx, "ok", wire.StateSucceeded),
+			s.send(ctx, "ok", wire.StateSucceeded, engine.WithID("job-1")),
+			s.send(ctx, "flaky", wire.StateSucceeded),
+			s.send(ctx, "bad", wire.StateFailed),
+		)
+	})
+}
+
+// send sends a task and waits until it has ended in a state.
+func (s stage) send(ctx context.Context, task string, want wire.State, opts ...engine.SendOption) error {
+	sent, err := s.admin.SendRaw(ctx, queue, task, []byte(`1`), opts...)
+	if err != nil {
+		return err
+	}
+	r, err := s.admin.Wait(ctx, queue, sent.ID())
+	if err == nil && r.State != want {
+		err = fmt.Errorf("task %s, %s: %s, want %s: %v", task, sent.ID(), r.State, want, r.Error)
+	}
+	return err
+}
+
+// withKafka runs a cluster with the topics commands and results.
+func withKafka(do func(brokers []string) error) error {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "commands", "results"))
+	if err != nil {
+		return err
+	}
+	defer cluster.Close()
+	return do(cluster.ListenAddrs())
+}
+
+// produce writes records to the topic commands.
+func produce(ctx context.Context, brokers []string, values ...string) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	for _, value := range values {
+		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "commands", Value: []byte(value)}).FirstErr(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verify looks at the streams of one kind, as edges do before they start.
+func (s stage) verify(ctx context.Context, kind topology.Kind) error {
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	topo, err := topologyOf(s.ns, queue)
+	if err != nil {
+		return err
+	}
+	return c.Ensure(ctx, engine.SetupVerify, topo.Only(func(st topology.Stream) bool { return kind == "" || st.Kind == kind }))
+}
+
+func ingestRecords(ctx context.Context, s stage) error {
+	if err := errors.Join(s.prepare(ctx), s.verify(ctx, topology.Tasks)); err != nil {
+		return err
+	}
+	return withKafka(func(brokers []string) error {
+		stored := make(chan int, 8)
+		edge, err := s.ingest(brokers, stored)
+		if err != nil {
+			return err
+		}
+		if err := produce(ctx, brokers, `1`, `2`); err != nil {
+			return err
+		}
+		return start(ctx, edge.Run).during(ctx, func(ctx context.Context) error { return count(ctx, stored, 2) })
+	})
+}
+
+func (s stage) ingest(brokers []string, stored chan<- int) (*ingest.Ingest, error) {
+	cfg := ingest.Config{NATS: s.nc, Namespace: s.ns, Route: ingest.Route{Topic: "commands", Queue: queue, Task: "print"}}
+	cfg.Kafka.Brokers = brokers
+	cfg.OnBatch = func(b ingest.Batch) { stored <- len(b.Tasks) }
+	return ingest.New(cfg)
+}
+
+// count waits until so many have come.
+func count(ctx context.Context, came <-chan int, n int) error {
+	for n > 0 {
+		select {
+		case k := <-came:
+			n -= k
+		case <-ctx.Done():
+			return fmt.Errorf("%d are missing: %w", n, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+func emitResults(ctx context.Context, s stage) error {
+	ended := engine.Record{ID: "job-1", State: wire.StateSucceeded, FinishedAt: time.Now().UTC()}
+	if err := errors.Join(s.prepare(ctx), s.record(ctx, ended), s.verify(ctx, topology.Results)); err != nil {
+		return err
+	}
+	// Requests to the API are seen by who may listen there.
+	looks, err := s.admin.Conn().SubscribeSync("$JS.API.CONSUMER.INFO." + s.ns.ResultsStream(queue) + ".*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = looks.Unsubscribe() }()
+	return withKafka(func(brokers []string) error {
+		emitted := make(chan int, 8)
+		edge, err := s.emit(ctx, brokers, emitted)
+		if err != nil {
+			return err
+		}
+		return start(ctx, edge.Run).during(ctx, func(ctx context.Context) error {
+			err := count(ctx, emitted, 1)
+			for range 2 { // the second look is made when the first was answered
+				if err == nil {
+					_, err = looks.NextMsgWithContext(ctx)
+				}
+			}
+			return err
+		})
+	})
+}
+
+func (s stage) emit(ctx context.Context, brokers []string, emitted chan<- int) (*emit.Emit, error) {
+	cfg := emit.Config{NATS: s.nc, Namespace: s.ns, Queues: []string{queue}, CheckInterval: 20 * time.Millisecond}
+	cfg.Kafka.Brokers = brokers
+	cfg.OnEmit = func(emit.Emitted) { emitted <- 1 }
+	if _, err := emit.EnsureLedger(ctx, cfg); err != nil {
+		return nil, err
+	}
+	return emit.New(cfg)
+}
+
+// setUp makes everything, and mends what somebody has changed.
+func setUp(ctx context.Context, s stage) error {
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	topo, err := topologyOf(s.ns, queue)
+	if err != nil {
+		return err
+	}
+	if err := c.Ensure(ctx, engine.SetupManage, topo); err != nil {
+		return err
+	}
+	for _, st := range topo.Streams {
+		if err := s.spoil(ctx, st); err != nil {
+			return err
+		}
+	}
+	if err := c.Ensure(ctx, engine.SetupManage, topo); err != nil {
+		return err
+	}
+	return topology.Verify(ctx, s.admin.JetStream(), topo)
+}
+
+// spoil changes a stream and its consumers.
+func (s stage) spoil(ctx context.Context, st topology.Stream) error {
+	cfg := st.Config
+	cfg.AllowDirect = false
+	if _, err := s.admin.JetStream().UpdateStream(ctx, cfg); err != nil {
+		return err
+	}
+	for _, consumer := range st.Consumers {
+		consumer.MaxDeliver = 5
+		if _, err := s.admin.JetStream().UpdateConsumer(ctx, cfg.Name, consumer); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s stage) ledgerOf(nc *nats.Conn) (*ledger.Ledger, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	lane := wire.PlainLane(queue)
+	return ledger.New(ledger.Config{JetStream: js, Stream: s.ns.TaskStream(lane), Subject: s.ns.LedgerSubject(lane, "commands", "commands", "0")})
+}
+
+// trim leaves one of two positions.
+func trim(ctx context.Context, s stage) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	writer, err := s.ledgerOf(s.admin.Conn())
+	if err != nil {
+		return err
+	}
+	first, err := writer.Write(ctx, 0, nil, json.RawMessage(`1`))
+	if err == nil {
+		_, err = writer.Write(ctx, first.Sequence, nil, json.RawMessage(`2`))
+	}
+	if err != nil {
+		return err
+	}
+	trimmer, err := s.ledgerOf(s.nc)
+	if err == nil {
+		err = trimmer.Trim(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	stream, err := s.stream(ctx, s.ns.TaskStream(wire.PlainLane(queue)))
+	if err == nil && stream.CachedInfo().State.Msgs != 1 {
+		err = fmt.Errorf("%d positions are left, want 1", stream.CachedInfo().State.Msgs)
+	}
+	return err
+}
+
+func observe(ctx context.Context, s stage) error {
+	if err := wait(ctx, s); err != nil {
+		return err
+	}
+	if err := s.verify(ctx, ""); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	_, err = c.JetStream().AccountInfo(ctx)
+	queues, errNames := c.Queues(ctx)
+	if errNames == nil && len(queues) != 1 {
+		errNames = fmt.Errorf("queues %q", queues)
+	}
+	return errors.Join(err, errNames)
+}
+
+func operate(ctx context.Context, s stage) error {
+	if err := observe(ctx, s); err != nil {
+		return err
+	}
+	if _, err := s.admin.JetStream().Publish(ctx, s.ns.DeadSubject(queue, "print", "job-9"), []byte(`1`)); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	status, err := c.QueueStatus(ctx, queue)
+	if err == nil && status.Dead != 1 {
+		err = fmt.Errorf("status %+v", status)
+	}
+	letters, errDead := c.DeadLetters(ctx, "", 0)
+	ofQueue, errQueue := c.DeadLetters(ctx, queue, 0)
+	if err := errors.Join(err, errDead, errQueue); err != nil {
+		return err
+	}
+	if len(letters) != 1 || len(ofQueue) != 1 {
+		return fmt.Errorf("%d dead letters, %d of the queue, want 1", len(letters), len(ofQueue))
+	}
+	// The removal of the consumer is not waited for.
+	return s.nc.FlushWithContext(ctx)
+}

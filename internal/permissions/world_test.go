@@ -1,0 +1,169 @@
+package permissions
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pelton/engine"
+	"pelton/engine/enginetest"
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+// wide is a user without any limits: it prepares what a role finds, and shows
+// in the controls what the rights keep from happening.
+const wide = "wide"
+
+func password(user string) string { return "of-" + user }
+
+// withPasswords makes a configuration that nats-server takes without an
+// environment, and adds the wide user.
+func withPasswords(conf string, users ...string) string {
+	for _, user := range users {
+		conf = strings.Replace(conf, "password: "+Variable(user)+"\n", "password: "+password(user)+"\n", 1)
+	}
+	return strings.Replace(conf, "users: [\n", fmt.Sprintf("users: [\n    {user: %s, password: %s}\n", wide, password(wide)), 1)
+}
+
+// world is a broker with users.
+type world struct {
+	t      *testing.T
+	broker *enginetest.Broker
+	log    *serverLog
+}
+
+// serve starts a broker with a configuration.
+func serve(t *testing.T, conf string) *world {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "nats-server.conf")
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, log: &serverLog{}}
+	w.broker = enginetest.Start(t, func(cfg *enginetest.ServerConfig) {
+		cfg.ConfigFile, cfg.Logger = file, slog.New(slog.NewTextHandler(w.log, nil))
+	})
+	return w
+}
+
+// serveRoles starts a broker whose users are these roles.
+func serveRoles(t *testing.T, roles []Role) *world {
+	t.Helper()
+	var conf bytes.Buffer
+	if err := Write(&conf, roles, ""); err != nil {
+		t.Fatal(err)
+	}
+	users := make([]string, len(roles))
+	for i, r := range roles {
+		users[i] = r.Name
+	}
+	return serve(t, withPasswords(conf.String(), users...))
+}
+
+// serverLog keeps what the server says of violations.
+type serverLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *serverLog) Write(b []byte) (int, error) {
+	if line := string(b); strings.Contains(line, "Violation") {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.lines = append(l.lines, line)
+	}
+	return len(b), nil
+}
+
+func (l *serverLog) violations() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.lines...)
+}
+
+// login connects as a user. What the broker forbids it goes to forbidden.
+func (w *world) login(user, inbox string, forbidden func(error)) *nats.Conn {
+	w.t.Helper()
+	return w.broker.Conn(nats.UserInfo(user, password(user)), nats.CustomInboxPrefix(inbox), nats.MaxReconnects(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { forbidden(err) }))
+}
+
+// stage is where a role does its work: its own connection, and a client that
+// may do anything.
+type stage struct {
+	ns    wire.Namespace
+	nc    *nats.Conn
+	admin *engine.Client
+}
+
+// stage is one in a namespace of its own. Its context ends with the first thing
+// that the broker forbids.
+func (w *world) stage(ns wire.Namespace, user, inbox string) (context.Context, stage) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeoutCause(w.t.Context(), time.Minute, fmt.Errorf("%s: the role does not get on", user))
+	w.t.Cleanup(cancel)
+	ctx, forbid := context.WithCancelCause(ctx)
+	w.t.Cleanup(func() { forbid(nil) })
+	s := stage{ns: ns, nc: w.login(user, inbox, func(err error) { forbid(err) }), admin: w.client(ns, w.login(wide, "_INBOX", func(err error) { forbid(err) }))}
+	context.AfterFunc(ctx, s.nc.Close)
+	return ctx, s
+}
+
+func (w *world) client(ns wire.Namespace, nc *nats.Conn) *engine.Client {
+	w.t.Helper()
+	c, err := engine.NewClient(nc, engine.ClientConfig{Namespace: ns})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(c.Close)
+	return c
+}
+
+// client is the role's.
+func (s stage) client() (*engine.Client, error) {
+	return engine.NewClient(s.nc, engine.ClientConfig{Namespace: s.ns})
+}
+
+// topology is one queue with a short lease.
+func topologyOf(ns wire.Namespace, queues ...string) (topology.Topology, error) {
+	cfg := topology.Config{Namespace: ns}
+	for _, name := range queues {
+		cfg.Queues = append(cfg.Queues, topology.Queue{Name: name, AckWait: 2 * time.Second})
+	}
+	return topology.New(cfg)
+}
+
+// prepare makes the default queue.
+func (s stage) prepare(ctx context.Context) error {
+	topo, err := topologyOf(s.ns, engine.DefaultQueue)
+	if err == nil {
+		_, err = topology.Apply(ctx, s.admin.JetStream(), topo)
+	}
+	return err
+}
+
+// record writes a record as a worker does.
+func (s stage) record(ctx context.Context, r engine.Record) error {
+	r.Run, r.Queue, r.Task, r.Attempt = 1, engine.DefaultQueue, "print", 1
+	data, err := r.Encode()
+	if err == nil {
+		_, err = s.admin.JetStream().Publish(ctx, s.ns.RecordSubject(r.Queue, r.ID), data)
+	}
+	return err
+}
+
+// stream is the admin's.
+func (s stage) stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	return s.admin.JetStream().Stream(ctx, name)
+}

@@ -23,6 +23,7 @@ type deployments struct {
 	files     fstest.MapFS
 	processes []process
 	variables []variable
+	users     []string // of NATS
 	ports     []port
 	wrong     []string // what does not fit already by itself
 }
@@ -52,6 +53,7 @@ type port struct {
 func readDeployments(files fstest.MapFS) *deployments {
 	d := &deployments{files: files}
 	d.nats()
+	d.readUsers()
 	d.compose()
 	d.dockerfile()
 	d.systemd()
@@ -97,6 +99,10 @@ func (d *deployments) under(dir, ext string) (out []string) {
 	return out
 }
 
+const permissions = "deployments/nats/permissions.conf"
+
+var userName = regexp.MustCompile(`(?m)^\s*user: (\w+)$`)
+
 var listenPort = regexp.MustCompile(`(?m)^(listen|http): "([0-9.]+):(\d+)"`)
 
 func (d *deployments) nats() {
@@ -106,6 +112,13 @@ func (d *deployments) nats() {
 		if m[1] == "http" && m[2] != "127.0.0.1" {
 			d.fail(where, "http must be on the loopback, got %s", m[2])
 		}
+	}
+}
+
+// readUsers reads those of NATS.
+func (d *deployments) readUsers() {
+	for _, m := range userName.FindAllStringSubmatch(d.text(permissions), -1) {
+		d.users = append(d.users, m[1])
 	}
 }
 
@@ -269,7 +282,7 @@ func (d *deployments) sources(where string, names []string) {
 	}
 }
 
-// section is the assignments of a systemd file, in order.
+// assignment is one line of a systemd file.
 type assignment struct{ key, value string }
 
 func assignments(text string) (out []assignment) {

@@ -43,8 +43,8 @@ func TestDeploymentsFitTheBinary(t *testing.T) {
 func TestDeploymentsMisfitsAreFound(t *testing.T) {
 	files := deploymentFiles(t)
 	for _, tc := range []struct{ file, old, planted, want string }{
-		{"deployments/compose.yaml", "[worker, --queues,", "[worker, --queue,", "--queue, did you mean"},
-		{"deployments/compose.yaml", "[edge, ingest,", "[edge, digest,", "digest"},
+		{"deployments/compose.yaml", "[worker]", "[worker, --queue, mail]", "--queue, did you mean"},
+		{"deployments/compose.yaml", "[edge, ingest]", "[edge, digest]", "digest"},
 		{"deployments/compose.yaml", "PELTON_TELEMETRY__ADDR:", "PELTON_TELEMETRY__ADR:", "PELTON_TELEMETRY__ADR"},
 		{"deployments/compose.yaml", "KAFKA_BOOTSTRAP_SERVERS:", "KAFKA_BOOTSTRAP_SERVER:", "KAFKA_BOOTSTRAP_SERVER"},
 		{"deployments/compose.yaml", "nats://nats:4222", "nats://nats:4223", "4223"},
@@ -52,6 +52,8 @@ func TestDeploymentsMisfitsAreFound(t *testing.T) {
 		{"deployments/compose.yaml", "127.0.0.1:8222/", "127.0.0.1:8223/", "8223"},
 		{"deployments/compose.yaml", "127.0.0.1:4222:4222", "4222:4222", "loopback"},
 		{"deployments/compose.yaml", `NATS_SETUP_PASSWORD: ""`, "NATS_SETUP_PASSWORD: x", "NATS_SETUP_PASSWORD"},
+		{"deployments/.env.example", "NATS_WORKER_PASSWORD=\n", "", "NATS_WORKER_PASSWORD"},
+		{"deployments/kubernetes/emit.yaml", "value: emit", "value: emitter", "emitter"},
 		{"deployments/.env.example", "#PELTON_WORKER__GRACE", "#PELTON_WORKER__GRASE", "PELTON_WORKER__GRASE"},
 		{"deployments/nats/nats-server.conf", ":4222", ":4333", "4222"},
 		{"deployments/Dockerfile", `ENTRYPOINT ["/pelton"]`, `ENTRYPOINT ["/bin/pelton"]`, "/bin/pelton"},
@@ -144,6 +146,9 @@ func deploymentFiles(t *testing.T) fstest.MapFS {
 			t.Fatal(err)
 		}
 	}
+	if files[permissions] == nil { // as long as nothing else has users
+		files[permissions] = &fstest.MapFile{Data: []byte("user: worker\nuser: ingest\nuser: emit\nuser: setup\n")}
+	}
 	// What COPY takes must exist; its content does not matter.
 	for _, dir := range []string{"cmd", "edges", "engine", "internal"} {
 		files[dir+"/dir"] = &fstest.MapFile{}
@@ -170,7 +175,23 @@ func (d *deployments) misfits(secret string) []string {
 			out = append(out, fmt.Sprintf("%s: %v", v.where, err))
 		}
 	}
-	return append(out, d.strayPorts()...)
+	return append(append(out, d.strangers()...), d.strayPorts()...)
+}
+
+// strangers are users that NATS does not know, and users without a password.
+func (d *deployments) strangers() (out []string) {
+	example := d.envFile("deployments/.env.example")
+	for _, user := range d.users {
+		if name := "NATS_" + strings.ToUpper(user) + "_PASSWORD"; example[name] == "" {
+			out = append(out, "deployments/.env.example: "+name+" is missing, nats-server does not start without it")
+		}
+	}
+	for _, p := range d.processes {
+		if user := p.env["PELTON_NATS__USER"]; user != "" && !slices.Contains(d.users, user) {
+			out = append(out, fmt.Sprintf("%s: nats has no user %s", p.where, user))
+		}
+	}
+	return out
 }
 
 // strayPorts are ports that nothing listens on.
@@ -241,6 +262,8 @@ func (p process) checkSettings(cmd *cobra.Command, secret string) error {
 		switch _, known := foreign[name]; {
 		case value == "":
 			continue // as if it were not set
+		case name == "COMMANDS_TOPIC":
+			// Means something to some of them.
 		case !known && !strings.HasPrefix(name, "PELTON_"):
 			return fmt.Errorf("%s is set and means nothing to it", name)
 		case strings.HasSuffix(name, "_FILE") && strings.HasPrefix(name, "PELTON_"):

@@ -73,7 +73,7 @@ func TestDeploymentsMisfitsAreFound(t *testing.T) {
 		{"Taskfile.yml", "edge emit", "edge omit", "omit"},
 		{"README.md", "pelton worker --queues", "pelton worker --queus", "--queus"},
 		{"docs/operations.md", "pelton setup plan --exit-code", "pelton setup plan --exit", "--exit"},
-		{"docs/operations.md", "PELTON_TELEMETRY__ADDR", "PELTON_TELEMETRY__ADRESS", "PELTON_TELEMETRY__ADRESS"},
+		{"docs/operations.md", "PELTON_TELEMETRY__ADDR", "PELTON_TELEMETRY__HOST", "PELTON_TELEMETRY__HOST"},
 		{"docs/operations.md", "127.0.0.1:8581", "127.0.0.1:8591", "8591"},
 	} {
 		before := files[tc.file]

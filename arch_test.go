@@ -49,6 +49,7 @@ var homes = []home{
 	{module: "github.com/lmittmann/tint", code: []string{"internal"}},
 	{module: "golang.org/x/sync", code: []string{"cmd", "internal", "edges", "schedules"}},
 	{module: "golang.org/x/term", code: []string{"cmd", "internal"}},
+	{module: "go.yaml.in/yaml/v3", tests: []string{"cmd"}},
 	{module: "github.com/google/go-cmp", tests: []string{""}},
 	{module: "go.uber.org/goleak", tests: []string{""}},
 	{module: "pgregory.net/rapid", tests: []string{""}},

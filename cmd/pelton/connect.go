@@ -78,6 +78,11 @@ func (a *app) role(ctx context.Context, cfg *config.Config, run func(context.Con
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	endHealth, err := a.tellHealth(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer endHealth() // last, so that probes see the whole drain
 	nc, err := connect(cfg, log, nats.RetryOnFailedConnect(true), nats.ClosedHandler(func(*nats.Conn) { cancel() }))
 	if err != nil {
 		return err

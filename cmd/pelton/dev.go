@@ -54,6 +54,7 @@ prints, its outcome, and the record of its result in Kafka.`,
 	flags.IntVar(&cfg.NATSPort, "nats-port", 0, "`PORT` of NATS; 4222 unless given, or a free one")
 	flags.IntVar(&cfg.KafkaPort, "kafka-port", 0, "`PORT` of Kafka; 9092 unless given, or a free one")
 	logFlags(cmd)
+	telemetryFlags(cmd)
 	return cmd
 }
 
@@ -89,6 +90,12 @@ func (a *app) runDev(cmd *cobra.Command, cfg dev.Config) error {
 	if cfg.Logger, err = a.logger(settings); err != nil {
 		return err
 	}
+	cfg.Watch = a.board.Watch
+	endHealth, err := a.tellHealth(cmd.Context(), settings, cfg.Logger)
+	if err != nil {
+		return err
+	}
+	defer endHealth()
 	return dev.Run(cmd.Context(), cfg)
 }
 

@@ -15,6 +15,7 @@ import (
 	"pelton/engine/wire"
 	"pelton/internal/config"
 	"pelton/internal/dev"
+	"pelton/internal/health"
 )
 
 // The exit codes. Scripts rely on them.
@@ -69,12 +70,12 @@ var exits = []struct {
 	{exitInterrupted, []error{errInterrupted}},
 	{exitDifference, []error{errDifference}},
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
-	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart}},
+	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart, health.ErrListen}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},
 	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists}},
 	{exitNotFound, []error{engine.ErrNotFound, engine.ErrNoQueue, topology.ErrMissing, produce.ErrNoTopic}},
 	{exitUnreachable, []error{
-		engine.ErrUnreachable, engine.ErrUnconfirmed, produce.ErrUnreachable, produce.ErrRefused,
+		health.ErrUnreachable, engine.ErrUnreachable, engine.ErrUnconfirmed, produce.ErrUnreachable, produce.ErrRefused,
 		nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrReconnectBufExceeded,
 		nats.ErrAuthorization, nats.ErrPermissionViolation, jetstream.ErrJetStreamNotEnabled, jetstream.ErrNoStreamResponse,
 		context.DeadlineExceeded,

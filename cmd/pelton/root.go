@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pelton/internal/config"
+	"pelton/internal/health"
 	"pelton/internal/logging"
 )
 
@@ -20,7 +21,8 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	env            []string
-	started        bool // the command line was understood
+	started        bool         // the command line was understood
+	board          health.Board // what the parts of a role say of themselves
 }
 
 // Groups of commands in the help of the root.
@@ -42,6 +44,7 @@ func (a *app) commands() []*cobra.Command {
 		a.queue(),
 		a.dead(),
 		a.setup(),
+		a.health(),
 		a.version(),
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -35,7 +36,8 @@ import (
 
 // Producer sends the messages of one source to one topic.
 type Producer struct {
-	cfg Config
+	cfg    Config
+	client atomic.Pointer[kgo.Client] // while messages are sent
 }
 
 // New checks cfg and copies it. It connects to nothing.
@@ -80,6 +82,8 @@ func (p *Producer) Run(ctx context.Context) error {
 		return err
 	}
 
+	p.client.Store(cl)
+	defer p.client.Store(nil)
 	s := newSender(p.cfg, cl)
 	sendErr := s.send(ctx)
 	s.drain(ctx)

@@ -29,7 +29,7 @@ const (
 	exitUnreachable = 6   // a broker, or it refused the credentials
 	exitRefused     = 7   // queue full, id exists
 	exitStopped     = 8   // stopped for safety: somebody has to look
-	exitDifference  = 9   // what was compared differs
+	exitDifference  = 9   // what was compared differs, or doctor found a FAIL
 	exitInterrupted = 130 // by a signal
 )
 
@@ -37,6 +37,7 @@ const (
 var (
 	errInterrupted = errors.New("interrupted")
 	errDifference  = errors.New("the brokers differ from the plan")
+	errFindings    = errors.New("something is wrong")
 )
 
 // usageError is a command line that cannot be understood.
@@ -68,7 +69,7 @@ var exits = []struct {
 	errs []error
 }{
 	{exitInterrupted, []error{errInterrupted}},
-	{exitDifference, []error{errDifference}},
+	{exitDifference, []error{errDifference, errFindings}},
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
 	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart, health.ErrListen}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},

@@ -44,6 +44,7 @@ func (a *app) commands() []*cobra.Command {
 		a.queue(),
 		a.dead(),
 		a.setup(),
+		a.doctor(),
 		a.health(),
 		a.version(),
 	}

@@ -103,3 +103,16 @@ func (p *Producer) findTopic(ctx context.Context, cl *kgo.Client) error {
 	_, err := kafka.TopicPartitions(ctx, cl, p.cfg.Topic)
 	return err
 }
+
+// FindTopic returns nil where the topic exists. It writes nothing; the errors
+// are those of Run: [ErrNoTopic], [ErrUnreachable], [ErrRefused].
+func FindTopic(ctx context.Context, kafka Kafka, topic string) error {
+	p, err := New(Config{Kafka: kafka, Topic: topic, Source: Literal()})
+	if err != nil {
+		return err
+	}
+	if err := p.Run(ctx); err != nil {
+		return err
+	}
+	return ctx.Err()
+}

@@ -37,6 +37,8 @@ type ServerConfig struct {
 	// MaxStore bounds the disk space of JetStream in bytes; 0 leaves it to the
 	// server.
 	MaxStore int64
+	// Monitor opens the server's HTTP port, a free one, see MonitorURL.
+	Monitor bool
 }
 
 // Server is a broker in the process.
@@ -71,6 +73,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		NoSigs:            true,
 		NoLog:             true,
 	}
+	if cfg.Monitor {
+		opts.HTTPHost, opts.HTTPPort = cfg.Host, server.RANDOM_PORT
+	}
 	if cfg.Port == 0 {
 		opts.Port = server.RANDOM_PORT
 	}
@@ -103,6 +108,10 @@ func checkPort(host string, port int) error {
 
 // URL is the broker's address, nats://127.0.0.1:4222.
 func (s *Server) URL() string { return s.ns.ClientURL() }
+
+// MonitorURL is the server's HTTP port, http://127.0.0.1:8222, where Monitor was
+// set.
+func (s *Server) MonitorURL() string { return "http://" + s.ns.MonitorAddr().String() }
 
 // InProcess is the option that connects without a socket.
 func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }

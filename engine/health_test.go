@@ -58,7 +58,7 @@ func healthy(t *testing.T, broker *enginetest.Broker, cfg WorkerConfig) (w *Work
 		}
 		return nil, nil
 	})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
 	t.Cleanup(func() {

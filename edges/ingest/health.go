@@ -18,6 +18,7 @@ const stallAfter = time.Minute
 // vitals is what an edge notes of itself for Health.
 type vitals struct {
 	loops pulse.Set
+	stall time.Duration              // stallAfter, but in tests
 	group atomic.Pointer[kgo.Client] // nil while there is no session
 }
 

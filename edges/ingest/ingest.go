@@ -145,7 +145,7 @@ func New(cfg Config) (*Ingest, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Ingest{cfg: cfg, log: cfg.Logger.With("route", cfg.Route.Name)}, nil
+	return &Ingest{cfg: cfg, log: cfg.Logger.With("route", cfg.Route.Name), vitals: vitals{stall: stallAfter}}, nil
 }
 
 func (c Config) withDefaults() Config {
@@ -355,7 +355,7 @@ func (s *session) run(ctx context.Context) error {
 	defer s.leave(ctx, end)
 	s.vitals.group.Store(cl)
 	defer s.vitals.group.Store(nil)
-	turns := s.vitals.loops.Loop("loop of route "+s.cfg.Route.Name, stallAfter)
+	turns := s.vitals.loops.Loop("loop of route "+s.cfg.Route.Name, s.vitals.stall)
 	defer turns.End()
 	work, abandon := outlive(ctx, s.cfg.Grace)
 	defer abandon()

@@ -76,6 +76,7 @@ func worked(q engine.QueueStatus) Finding {
 		return note(Fail, "raise queues."+q.Queue+".max_pending, then: pelton setup apply; or start more workers", "%s: full, tasks are refused", q.Queue)
 	case engine.QueuePaused:
 		return note(Warn, "nats consumer resume", "%s: paused until %s", q.Queue, q.PausedUntil.Format(time.RFC3339))
+	case engine.QueueOK:
 	}
 	return note(OK, "", "%s: %d pending, %d running", q.Queue, q.Pending, q.Running)
 }

@@ -245,7 +245,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.vitals.enter(lifeEnded)
 	pools, err := w.bind(ctx)
 	if ctx.Err() != nil {
-		return nil //nolint:nilerr // told to end before the broker was there
+		return nil // told to end before the broker was there
 	}
 	if err != nil {
 		return err

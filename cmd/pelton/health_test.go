@@ -116,7 +116,8 @@ func (w *world) running(t *testing.T) {
 
 func TestHealthAddresses(t *testing.T) {
 	w := newWorld(t)
-	taken := w.start("worker", "--manage", "--telemetry-addr", "127.0.0.1:0").probed()
+	w.ok("setup", "apply") // streams that are still being made outlive the broker
+	taken := w.start("worker", "--telemetry-addr", "127.0.0.1:0").probed()
 	for _, tc := range []struct{ args, want string }{
 		{"health", "telemetry.addr must be set"},
 		{"health --addr 127.0.0.1:0", "port 0 is a free one"},

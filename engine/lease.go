@@ -38,7 +38,10 @@ func (l *leases) remove(d *delivery) {
 func (l *leases) run(ctx context.Context) {
 	tick := time.NewTicker(leaseTick)
 	defer tick.Stop()
+	turns := l.w.vitals.loops.Loop("leases", stallLoop)
+	defer turns.End()
 	for {
+		turns.Turn()
 		select {
 		case <-ctx.Done():
 			return

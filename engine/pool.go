@@ -39,6 +39,7 @@ type pool struct {
 	slots   int
 	ackWait time.Duration
 	settler *settler
+	signs   *signs
 
 	arrivals chan arrival
 	looked   chan looked
@@ -71,8 +72,9 @@ type looked struct {
 }
 
 func newPool(w *Worker, lane wire.Lane, slots int, ackWait time.Duration) *pool {
+	signs := w.vitals.newSigns(lane.String())
 	return &pool{
-		w: w, lane: lane, slots: slots, ackWait: ackWait, settler: newSettler(w, lane.String()),
+		w: w, lane: lane, slots: slots, ackWait: ackWait, signs: signs, settler: newSettler(w, lane.String(), signs),
 		arrivals: make(chan arrival, 2*slots+16),
 		looked:   make(chan looked),
 		freed:    make(chan time.Duration),
@@ -111,7 +113,9 @@ func (p *pool) run(ctx, working context.Context) error {
 	defer due.Stop()
 	stop, abandon := ctx.Done(), working.Done()
 	var abandoned, undrained <-chan time.Time
+	defer p.signs.loop.End()
 	for !p.idle() {
+		p.signs.loop.Turn()
 		p.step(due)
 		select {
 		case a := <-p.arrivals:
@@ -281,6 +285,7 @@ func (p *pool) unaside(d *delivery) {
 func (p *pool) check(now time.Time) {
 	p.plain.check(now)
 	p.dueLane.check(now)
+	p.signs.cannotFetch.Store(p.plain.trouble || p.dueLane.trouble)
 	kept := p.ready[:0]
 	for _, d := range p.ready {
 		if now.Sub(d.readyAt) < handBackAfter {

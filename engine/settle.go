@@ -163,6 +163,7 @@ func (w *Worker) parkedAgain(d *delivery, r *Record) *settlement {
 type settler struct {
 	w      *Worker
 	queue  string
+	signs  *signs
 	in     chan *settlement
 	closed chan struct{}
 	owed   atomic.Int64  // added and not paid
@@ -173,8 +174,8 @@ type settler struct {
 	trouble bool          // said, until it is over
 }
 
-func newSettler(w *Worker, queue string) *settler {
-	return &settler{w: w, queue: queue, in: make(chan *settlement, 1024), closed: make(chan struct{}), paid: make(chan struct{}, 1)}
+func newSettler(w *Worker, queue string, signs *signs) *settler {
+	return &settler{w: w, queue: queue, signs: signs, in: make(chan *settlement, 1024), closed: make(chan struct{}), paid: make(chan struct{}, 1)}
 }
 
 // settleWithin is how long after the end of a pool its outcomes are tried to be
@@ -201,12 +202,14 @@ func (s *settler) close() { close(s.closed) }
 // run pays until closed and until nothing is owed: paid, lost with its lease,
 // or given up.
 func (s *settler) run() {
+	defer s.signs.settling.End()
 	var giveUp <-chan time.Time
 	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+len(s.in) > 0; {
 		var again <-chan time.Time
 		if len(s.stuck) > 0 {
 			again = time.After(pause)
 		}
+		s.signs.settling.Rest() // nothing comes where nothing ends
 		select {
 		case x := <-s.in:
 			s.pay(s.gather(x))
@@ -244,9 +247,11 @@ func (s *settler) gather(first *settlement) []*settlement {
 // pay brings every settlement as far as it goes and keeps those that are stuck.
 func (s *settler) pay(batch []*settlement) {
 	for len(batch) > 0 {
+		s.signs.settling.Turn()
 		var next []*settlement
 		sent := s.send(batch)
 		for i, x := range batch {
+			s.signs.settling.Turn()
 			switch done, err := s.advance(x, sent[i]); done {
 			case advanced:
 				next = append(next, x)
@@ -261,6 +266,7 @@ func (s *settler) pay(batch []*settlement) {
 	}
 	if len(s.stuck) == 0 && s.trouble {
 		s.trouble = false
+		s.signs.cannotWrite.Store(false)
 		s.w.log.Info("outcomes are written again", "queue", s.queue)
 	}
 	select {
@@ -273,6 +279,7 @@ func (s *settler) pay(batch []*settlement) {
 func (s *settler) complain(err error) {
 	if !s.trouble && s.w.c.nc.Status() == nats.CONNECTED {
 		s.trouble = true
+		s.signs.cannotWrite.Store(true)
 		s.w.log.Warn("outcomes cannot be written, trying on; the queue's tasks wait", "queue", s.queue, "err", err)
 	}
 }

@@ -150,6 +150,7 @@ type Worker struct {
 	leases  *leases
 	aside   sync.WaitGroup // what is done beside the loops: started marks, mending
 	mending atomic.Bool
+	vitals  vitals
 
 	// ackFirst acknowledges a task before it is run, as many engines do: the
 	// control of the kill test, which must lose tasks. Nothing else sets it.
@@ -240,9 +241,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	if w.used.Swap(true) {
 		return fmt.Errorf("worker: %w", ErrClosed)
 	}
+	w.vitals.enter(lifeBinding)
+	defer w.vitals.enter(lifeEnded)
 	pools, err := w.bind(ctx)
 	if ctx.Err() != nil {
-		return nil //nolint:nilerr // told to end before the broker was there
+		return nil // told to end before the broker was there
 	}
 	if err != nil {
 		return err
@@ -261,6 +264,7 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	defer stopWatch()
 	stopLeases := background(w.leases.run)
 	defer stopLeases()
+	w.vitals.watch(pools)
 	w.log.InfoContext(ctx, "worker started", "queues", w.queueNames())
 	var group sync.WaitGroup
 	failed := make(chan error, len(pools))
@@ -273,6 +277,7 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 		})
 	}
 	stopGrace := context.AfterFunc(ctx, func() {
+		w.vitals.enter(lifeDraining)
 		w.log.InfoContext(working, "worker drains", "grace", w.cfg.Grace)
 		time.AfterFunc(w.cfg.Grace, func() { cancelWork(errShutdown) })
 	})

@@ -105,6 +105,11 @@ func (a *app) role(ctx context.Context, cfg *config.Config, run func(context.Con
 	a.certificates.add(to.Certificates)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	endHealth, err := a.tellHealth(ctx, cfg, logs.Logger("health"))
+	if err != nil {
+		return err
+	}
+	defer endHealth() // last, so that probes see the whole drain
 	nc, err := dialPatiently(to, logs.Logger("nats"), cancel)
 	if err != nil {
 		return err

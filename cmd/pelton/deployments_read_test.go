@@ -99,7 +99,7 @@ func (d *deployments) under(dir, ext string) (out []string) {
 	return out
 }
 
-const permissions = "deployments/nats/permissions.conf"
+const permissionsFile = "deployments/nats/permissions.conf"
 
 var userName = regexp.MustCompile(`(?m)^\s*user: (\w+)$`)
 
@@ -117,7 +117,7 @@ func (d *deployments) nats() {
 
 // readUsers reads those of NATS.
 func (d *deployments) readUsers() {
-	for _, m := range userName.FindAllStringSubmatch(d.text(permissions), -1) {
+	for _, m := range userName.FindAllStringSubmatch(d.text(permissionsFile), -1) {
 		d.users = append(d.users, m[1])
 	}
 }

@@ -146,9 +146,6 @@ func deploymentFiles(t *testing.T) fstest.MapFS {
 			t.Fatal(err)
 		}
 	}
-	if files[permissions] == nil { // as long as nothing else has users
-		files[permissions] = &fstest.MapFile{Data: []byte("user: worker\nuser: ingest\nuser: emit\nuser: setup\n")}
-	}
 	// What COPY takes must exist; its content does not matter.
 	for _, dir := range []string{"cmd", "edges", "engine", "internal"} {
 		files[dir+"/dir"] = &fstest.MapFile{}

@@ -54,6 +54,7 @@ prints, its outcome, and the record of its result in Kafka.`,
 	flags.IntVar(&cfg.NATSPort, "nats-port", 0, "`PORT` of NATS; 4222 unless given, or a free one")
 	flags.IntVar(&cfg.KafkaPort, "kafka-port", 0, "`PORT` of Kafka; 9092 unless given, or a free one")
 	logFlags(cmd)
+	telemetryFlags(cmd)
 	return cmd
 }
 
@@ -91,7 +92,12 @@ func (a *app) runDev(cmd *cobra.Command, cfg dev.Config) error {
 		return err
 	}
 	defer logs.Close() //nolint:errcheck // nothing is left to write
-	cfg.Logger = logs.Logger
+	cfg.Logger, cfg.Watch = logs.Logger, a.board.Watch
+	endHealth, err := a.tellHealth(cmd.Context(), settings, logs.Logger("health"))
+	if err != nil {
+		return err
+	}
+	defer endHealth()
 	return dev.Run(cmd.Context(), cfg)
 }
 

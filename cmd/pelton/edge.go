@@ -18,6 +18,7 @@ import (
 	"pelton/edges/ingest"
 	"pelton/edges/produce"
 	"pelton/engine"
+	"pelton/engine/pulse"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 	"pelton/internal/config"
@@ -36,7 +37,10 @@ func (a *app) edge() *cobra.Command {
 }
 
 // runner is an edge that is built.
-type runner interface{ Run(context.Context) error }
+type runner interface {
+	Run(ctx context.Context) error
+	Health() pulse.Health
+}
 
 // runEdges runs edges side by side. The first that fails ends the others.
 func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, uses streams, build func(name string, p part, kafka produce.Kafka) (runner, error)) error {
@@ -52,6 +56,7 @@ func (a *app) runEdges(cmd *cobra.Command, cfg *config.Config, uses streams, bui
 				return &usageError{err: err}
 			}
 			edges = append(edges, edge)
+			a.board.Watch(name, edge.Health)
 		}
 		if err := uses.ensure(ctx, cfg, p); err != nil {
 			if ctx.Err() != nil {
@@ -115,6 +120,7 @@ operator can do.`,
 	natsFlags(cmd)
 	kafkaFlags(cmd)
 	logFlags(cmd)
+	telemetryFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := a.settings(cmd, config.PartIngest, args...)
 		if err != nil {
@@ -186,6 +192,7 @@ what an operator can do.`,
 	natsFlags(cmd)
 	kafkaFlags(cmd)
 	logFlags(cmd)
+	telemetryFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := a.settings(cmd, config.PartEmit, args...)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"pelton/engine/wire"
 	"pelton/internal/config"
 	"pelton/internal/dev"
+	"pelton/internal/health"
 )
 
 // The exit codes. Scripts rely on them.
@@ -28,7 +29,7 @@ const (
 	exitUnreachable = 6   // a broker, or it refused the credentials
 	exitRefused     = 7   // queue full, id exists
 	exitStopped     = 8   // stopped for safety: somebody has to look
-	exitDifference  = 9   // what was compared differs
+	exitDifference  = 9   // what was compared differs, or doctor found a FAIL
 	exitInterrupted = 130 // by a signal
 )
 
@@ -36,6 +37,7 @@ const (
 var (
 	errInterrupted = errors.New("interrupted")
 	errDifference  = errors.New("the brokers differ from the plan")
+	errFindings    = errors.New("something is wrong")
 )
 
 // usageError is a command line that cannot be understood.
@@ -67,14 +69,14 @@ var exits = []struct {
 	errs []error
 }{
 	{exitInterrupted, []error{errInterrupted}},
-	{exitDifference, []error{errDifference}},
+	{exitDifference, []error{errDifference, errFindings}},
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
-	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart}},
+	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart, health.ErrListen}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},
 	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrForbidden}},
 	{exitNotFound, []error{engine.ErrNotFound, engine.ErrNoQueue, topology.ErrMissing, produce.ErrNoTopic}},
 	{exitUnreachable, []error{
-		engine.ErrUnreachable, engine.ErrUnconfirmed, produce.ErrUnreachable, produce.ErrRefused,
+		health.ErrUnreachable, engine.ErrUnreachable, engine.ErrUnconfirmed, produce.ErrUnreachable, produce.ErrRefused,
 		nats.ErrNoServers, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrConnectionClosed, nats.ErrDisconnected, nats.ErrReconnectBufExceeded,
 		nats.ErrAuthorization, nats.ErrPermissionViolation, jetstream.ErrJetStreamNotEnabled, jetstream.ErrNoStreamResponse,
 		context.DeadlineExceeded,

@@ -57,6 +57,7 @@ delivered. --every, --rate or --count write each MESSAGE again and again.`,
 	show := outputFlags(cmd)
 	kafkaFlags(cmd)
 	logFlags(cmd)
+	telemetryFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := a.settings(cmd, config.PartProduce)
 		if err != nil {
@@ -158,6 +159,12 @@ func (a *app) runProduce(cmd *cobra.Command, cfg *config.Config, out produce.Con
 	if err != nil {
 		return &usageError{err: err, help: cmd.CommandPath() + " --help"}
 	}
+	a.board.Watch("produce", p.Health)
+	endHealth, err := a.tellHealth(cmd.Context(), cfg, logs.Logger("health"))
+	if err != nil {
+		return err
+	}
+	defer endHealth()
 	err = p.Run(cmd.Context())
 	if endErr := deliveries.end(); err == nil {
 		err = endErr

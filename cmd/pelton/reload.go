@@ -12,6 +12,7 @@ import (
 
 	"pelton/internal/config"
 	"pelton/internal/connect"
+	"pelton/internal/health"
 	"pelton/internal/logging"
 	"pelton/internal/secret"
 )
@@ -83,6 +84,7 @@ func (a *app) reloading(ctx context.Context, cfg *config.Config, logs *logging.L
 // stay as they are, each for itself, where what is new is broken.
 func (a *app) reload(current *config.Config, logs *logging.Logs) *config.Config {
 	log := logs.Logger("config")
+	defer health.FindSystemd(a.env).Reloading()()
 	next, err := a.again()
 	if err == nil {
 		err = relevel(next, logs)

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pelton/internal/config"
+	"pelton/internal/health"
 )
 
 // app is what a command has of the world around it.
@@ -19,8 +20,9 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	env            []string
-	dir            string // the working folder; "" has no files of its own
-	started        bool   // the command line was understood
+	dir            string       // the working folder; "" has no files of its own
+	started        bool         // the command line was understood
+	board          health.Board // what the parts of a role say of themselves
 
 	hangups      func() (<-chan os.Signal, func()) // SIGHUP; nil does not listen
 	again        func() (*config.Config, error)    // loads the settings of the command anew
@@ -46,6 +48,8 @@ func (a *app) commands() []*cobra.Command {
 		a.queue(),
 		a.dead(),
 		a.setup(),
+		a.doctor(),
+		a.health(),
 		a.version(),
 	}
 }

@@ -212,13 +212,8 @@ func (s *setup) planTopics(ctx context.Context) ([]topology.Change, error) {
 	return changes, nil
 }
 
-// topicMissing asks by producing nothing.
 func topicMissing(ctx context.Context, kafka produce.Kafka, topic string) (bool, error) {
-	p, err := produce.New(produce.Config{Kafka: kafka, Topic: topic, Source: produce.Literal()})
-	if err != nil {
-		return false, err
-	}
-	err = p.Run(ctx)
+	err := produce.FindTopic(ctx, kafka, topic)
 	if errors.Is(err, produce.ErrNoTopic) {
 		return true, nil
 	}

@@ -47,6 +47,7 @@ for the grace period; a second one does not.`,
 	})
 	natsFlags(cmd)
 	logFlags(cmd)
+	telemetryFlags(cmd)
 	return cmd
 }
 
@@ -66,6 +67,7 @@ func (a *app) runWorker(cmd *cobra.Command, _ []string) error {
 		defer client.Close()
 		w := engine.NewWorker(client, workerConfig(cfg, p.logs.Logger("worker")))
 		builtin.Register(w, a.stdout)
+		a.board.Watch("worker", w.Health)
 		return w.Run(ctx)
 	})
 }

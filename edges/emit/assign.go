@@ -53,6 +53,8 @@ func (e *Emit) runGroup(ctx context.Context, a *assignment) error {
 	if err != nil {
 		return err
 	}
+	e.vitals.group.Store(group)
+	defer e.vitals.group.Store(nil)
 	var polling sync.WaitGroup
 	polling.Go(func() { drainPolls(group) })
 

@@ -174,10 +174,11 @@ func (h hooks) step(name string, shard int32) error {
 // Emit is the edge. Any number of them may run for one name, in as many
 // processes; they share its shards.
 type Emit struct {
-	cfg   Config
-	js    jetstream.JetStream
-	log   *slog.Logger
-	stats struct {
+	cfg    Config
+	js     jetstream.JetStream
+	log    *slog.Logger
+	vitals vitals
+	stats  struct {
 		emitted, truncated, skipped, transactions, openings, failures atomic.Uint64
 	}
 

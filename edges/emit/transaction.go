@@ -24,7 +24,10 @@ func (x *session) run(take, work context.Context) error {
 	}
 	check := time.NewTicker(x.e.cfg.CheckInterval)
 	defer check.Stop()
+	turns := x.e.vitals.loops.Loop(fmt.Sprintf("shard %d", x.number), x.e.cfg.stallAfter())
+	defer turns.End()
 	for {
+		turns.Turn()
 		select {
 		case <-take.Done():
 			return nil

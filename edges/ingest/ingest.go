@@ -43,6 +43,8 @@ const (
 
 	// pollRecords bounds what is in hand at once.
 	pollRecords = 10_000
+	// pollPatience is how long a poll waits where nothing comes.
+	pollPatience = 5 * time.Second
 	// retryFull is how long a partition rests that found the queue full.
 	retryFull = 250 * time.Millisecond
 	// commitTimeout bounds the commit of the group's offsets, which nothing
@@ -132,8 +134,9 @@ type Task struct {
 
 // Ingest is the edge.
 type Ingest struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	vitals vitals
 }
 
 // New checks the configuration. It connects to nothing.
@@ -142,7 +145,7 @@ func New(cfg Config) (*Ingest, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Ingest{cfg: cfg, log: cfg.Logger.With("route", cfg.Route.Name)}, nil
+	return &Ingest{cfg: cfg, log: cfg.Logger.With("route", cfg.Route.Name), vitals: vitals{stall: stallAfter}}, nil
 }
 
 func (c Config) withDefaults() Config {
@@ -350,9 +353,14 @@ func (s *session) run(ctx context.Context) error {
 	s.cl = cl
 	close(s.ready)
 	defer s.leave(ctx, end)
+	s.vitals.group.Store(cl)
+	defer s.vitals.group.Store(nil)
+	turns := s.vitals.loops.Loop("loop of route "+s.cfg.Route.Name, s.vitals.stall)
+	defer turns.End()
 	work, abandon := outlive(ctx, s.cfg.Grace)
 	defer abandon()
 	for {
+		turns.Turn()
 		poll, stop := context.WithTimeout(ctx, s.patience())
 		fetches := cl.PollRecords(poll, pollRecords)
 		stop()
@@ -408,7 +416,8 @@ func (s *session) fatal(ctx context.Context, fetches kgo.Fetches) error {
 	return nil
 }
 
-// patience is how long a poll may wait: for ever, unless a partition rests.
+// patience is how long a poll may wait: until the loop should show that it
+// turns, unless a partition rests.
 func (s *session) patience() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -417,7 +426,7 @@ func (s *session) patience() time.Duration {
 			return retryFull
 		}
 	}
-	return time.Minute
+	return pollPatience
 }
 
 // write gives every partition what has come for it, all at once, and waits.

@@ -27,6 +27,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -35,7 +36,8 @@ import (
 
 // Producer sends the messages of one source to one topic.
 type Producer struct {
-	cfg Config
+	cfg    Config
+	client atomic.Pointer[kgo.Client] // while messages are sent
 }
 
 // New checks cfg and copies it. It connects to nothing.
@@ -80,6 +82,8 @@ func (p *Producer) Run(ctx context.Context) error {
 		return err
 	}
 
+	p.client.Store(cl)
+	defer p.client.Store(nil)
 	s := newSender(p.cfg, cl)
 	sendErr := s.send(ctx)
 	s.drain(ctx)
@@ -98,4 +102,17 @@ func (p *Producer) findTopic(ctx context.Context, cl *kgo.Client) error {
 	}
 	_, err := kafka.TopicPartitions(ctx, cl, p.cfg.Topic)
 	return err
+}
+
+// FindTopic returns nil where the topic exists. It writes nothing; the errors
+// are those of Run: [ErrNoTopic], [ErrUnreachable], [ErrRefused].
+func FindTopic(ctx context.Context, kafka Kafka, topic string) error {
+	p, err := New(Config{Kafka: kafka, Topic: topic, Source: Literal()})
+	if err != nil {
+		return err
+	}
+	if err := p.Run(ctx); err != nil {
+		return err
+	}
+	return ctx.Err()
 }

@@ -44,6 +44,8 @@ type ServerConfig struct {
 	ConfigFile string
 	// Logger gets what the server logs; nothing is logged unless set.
 	Logger *slog.Logger
+	// Monitor opens the server's HTTP port, a free one, see MonitorURL.
+	Monitor bool
 }
 
 // Server is a broker in the process.
@@ -106,6 +108,9 @@ func (cfg ServerConfig) options() (*server.Options, error) {
 	if cfg.Port == 0 {
 		opts.Port = server.RANDOM_PORT
 	}
+	if cfg.Monitor {
+		opts.HTTPHost, opts.HTTPPort = cfg.Host, server.RANDOM_PORT
+	}
 	opts.JetStream, opts.StoreDir = true, cfg.StoreDir
 	if cfg.MaxStore != 0 {
 		opts.JetStreamMaxStore = cfg.MaxStore
@@ -142,6 +147,10 @@ func checkPort(host string, port int) error {
 
 // URL is the broker's address, nats://127.0.0.1:4222.
 func (s *Server) URL() string { return s.ns.ClientURL() }
+
+// MonitorURL is the server's HTTP port, http://127.0.0.1:8222, where Monitor was
+// set.
+func (s *Server) MonitorURL() string { return "http://" + s.ns.MonitorAddr().String() }
 
 // InProcess is the option that connects without a socket.
 func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }

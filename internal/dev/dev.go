@@ -22,6 +22,7 @@ import (
 	"pelton/edges/ingest"
 	"pelton/edges/produce"
 	"pelton/engine"
+	"pelton/engine/pulse"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 	"pelton/internal/builtin"
@@ -59,6 +60,8 @@ type Config struct {
 	Terminal bool
 	// Logger is the logger of a component; nothing is logged unless set.
 	Logger func(component string) *slog.Logger
+	// Watch is told of each part that runs, and how to ask for its health.
+	Watch func(name string, check func() pulse.Health)
 
 	defaults [2]int // ports in place of 4222 and 9092, of the tests alone
 }
@@ -90,6 +93,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.defaults == [2]int{} {
 		cfg.defaults = [2]int{defaultNATSPort, defaultKafkaPort}
 	}
+	if cfg.Watch == nil {
+		cfg.Watch = func(string, func() pulse.Health) {}
+	}
 	b, err := startBrokers(cfg)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCannotStart, err)
@@ -106,6 +112,7 @@ func Run(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return fmt.Errorf("stdout: %w", err)
 		}
+		cfg.Watch("brokers", func() pulse.Health { return pulse.Health{} })
 		<-ctx.Done()
 		return nil
 	}
@@ -288,6 +295,7 @@ func (s *system) worker() (*part, error) {
 		},
 	})
 	builtin.Register(w, s.view.printer())
+	s.cfg.Watch("worker", w.Health)
 	return s.start("worker", nc, w.Run), nil
 }
 
@@ -307,6 +315,7 @@ func (s *system) ingest() (*part, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.cfg.Watch("ingest", in.Health)
 	return s.start("ingest", nc, in.Run), nil
 }
 
@@ -321,6 +330,7 @@ func (s *system) emit() (*part, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.cfg.Watch("emit", out.Health)
 	return s.start("emit", nc, out.Run), nil
 }
 
@@ -345,5 +355,6 @@ func (s *system) produce() (*part, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.cfg.Watch("produce", p.Health)
 	return s.start("produce", nil, p.Run), nil
 }

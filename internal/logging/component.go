@@ -16,6 +16,7 @@ var components = map[string][]string{
 	"dev":     {"dev"},
 	"discord": {"nextcord", "discord"},
 	"emit":    {"emit"},
+	"health":  {"health"},
 	"engine":  {"celery", "engine"},
 	"ingest":  {"ingest"},
 	"kafka":   {"confluent_kafka", "kafka"},

@@ -83,3 +83,10 @@ func (w *watch) away() bool {
 func address(meta kgo.BrokerMetadata) string {
 	return net.JoinHostPort(meta.Host, strconv.Itoa(int(meta.Port)))
 }
+
+// Away reports whether the brokers of a client that [New] made are known to be
+// gone: several connections in a row have failed. It asks nobody.
+func Away(cl *kgo.Client) bool {
+	log, ok := cl.OptValue(kgo.WithLogger).(*clientLog)
+	return ok && log.watch.away()
+}

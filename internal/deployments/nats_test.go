@@ -119,9 +119,6 @@ func process(t *testing.T, replace map[string]string) (*server.Options, error) {
 func read(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "deployments", "nats", name))
-	if errors.Is(err, os.ErrNotExist) && name == "permissions.conf" {
-		text, err = os.ReadFile(filepath.Join("testdata", name))
-	}
 	if err != nil {
 		t.Fatal(err)
 	}

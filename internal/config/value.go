@@ -79,10 +79,10 @@ const (
 func parse(typ reflect.Type, text string) (value any, rule string) {
 	var err error
 	switch typ {
-	case reflect.TypeFor[string]():
+	case reflect.TypeFor[string](), reflect.TypeFor[secret.Text]():
+		// A secret stays a text until the settings are made: koanf copies what it
+		// holds, and of a secret it would copy nothing.
 		return text, ""
-	case reflect.TypeFor[secret.Text]():
-		return secret.New(text), ""
 	case reflect.TypeFor[[]string]():
 		return splitList(text), ""
 	case reflect.TypeFor[bool]():

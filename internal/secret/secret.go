@@ -58,5 +58,12 @@ func (t Text) LogValue() slog.Value { return slog.StringValue(t.String()) }
 // MarshalText hides the text from JSON, YAML and whatever else asks for text.
 func (t Text) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
+// UnmarshalText takes a text for the secret that it is. What [Text.MarshalText]
+// has written is no secret any more, and does not come back.
+func (t *Text) UnmarshalText(text []byte) error {
+	*t = New(string(text))
+	return nil
+}
+
 // Equal reports whether two secrets are the same.
 func (t Text) Equal(other Text) bool { return t.Reveal() == other.Reveal() }

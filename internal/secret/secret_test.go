@@ -50,6 +50,10 @@ func TestNothingTells(t *testing.T) {
 	if s.Reveal() != canary || s.IsZero() || !s.Equal(secret.New(canary)) {
 		t.Error("the secret is not what it was made of")
 	}
+	var read secret.Text
+	if err := json.Unmarshal([]byte(`"`+canary+`"`), &read); err != nil || !read.Equal(s) {
+		t.Errorf("read from JSON it is another: %v", err)
+	}
 	if got := fmt.Sprintf("%v|%s", secret.Text{}, secret.Text{}); got != "|" {
 		t.Errorf("no secret prints as %q", got)
 	}

@@ -19,7 +19,8 @@ func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	os.Exit(untilSecond(signals, func(ctx context.Context) int {
-		return Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ())
+		a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), dir: "."}
+		return a.run(ctx, os.Args[1:])
 	}))
 }
 
@@ -45,8 +46,13 @@ func untilSecond(signals <-chan os.Signal, run func(context.Context) int) int {
 
 // Run is a command from its arguments, without the program's name, to its exit
 // code. Once ctx is done a role drains and ends with 0, a client is interrupted.
+// No file of settings is read but one that is named.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(append([]string{}, args...)) // cobra takes nil for the program's own
 	cmd, err := root.ExecuteContextC(ctx)

@@ -20,7 +20,16 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	env            []string
-	started        bool // the command line was understood
+	dir            string // the working folder; empty where no file is to be read
+	started        bool   // the command line was understood
+	files          files
+	warned         bool
+}
+
+// files is which settings are read.
+type files struct {
+	config string // in place of pelton.yaml
+	env    string // of .env.<env>
 }
 
 // Groups of commands in the help of the root.
@@ -42,6 +51,7 @@ func (a *app) commands() []*cobra.Command {
 		a.queue(),
 		a.dead(),
 		a.setup(),
+		a.config(),
 		a.version(),
 	}
 }
@@ -70,6 +80,8 @@ A task is a subject and a JSON body; any NATS client can send one.`,
 		&cobra.Group{ID: groupClients, Title: "Clients"},
 		&cobra.Group{ID: groupSetup, Title: "Setup"},
 	)
+	root.PersistentFlags().StringVar(&a.files.config, "config", "", "`FILE` of settings in place of pelton.yaml; also PELTON_CONFIG")
+	root.PersistentFlags().StringVar(&a.files.env, "env", "", "`NAME` of the environment, whose .env.<NAME> is read after .env; also PELTON_ENV")
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -170,9 +182,33 @@ func (a *app) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(a.stderr, "pelton: "+format+"\n", args...)
 }
 
-// settings loads the settings of a command for a part.
+// options say from where a command's settings are loaded, for a part.
+func (a *app) options(cmd *cobra.Command, part config.Part, names ...string) config.Options {
+	return config.Options{
+		Environ: a.env, Dir: a.dir, File: a.files.config, Env: a.files.env,
+		Flags: cmd.Flags(), Part: part, Names: names,
+	}
+}
+
+// settings loads the settings of a command for a part, and says once what asks
+// for somebody's attention.
 func (a *app) settings(cmd *cobra.Command, part config.Part, names ...string) (*config.Config, error) {
-	return config.Load(config.Options{Environ: a.env, Flags: cmd.Flags(), Part: part, Names: names})
+	return a.load(a.options(cmd, part, names...))
+}
+
+func (a *app) load(opts config.Options) (*config.Config, error) {
+	cfg, err := config.Load(opts)
+	if err == nil && !a.warned {
+		a.warned = true
+		a.warn(cfg.Warnings)
+	}
+	return cfg, err
+}
+
+func (a *app) warn(warnings []string) {
+	for _, w := range warnings {
+		a.say("warning: %s", w)
+	}
 }
 
 // logger writes to standard error.

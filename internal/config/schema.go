@@ -51,7 +51,7 @@ func leaves(typ reflect.Type, pattern, names []string) []leaf {
 			if f.Type == reflect.TypeFor[secret.Text]() {
 				file := slices.Clone(at)
 				file[len(file)-1] += fileSuffix
-				out = append(out, leaf{pattern: file, names: names, typ: reflect.TypeFor[string](), doc: doc + ", in a file", ofFile: true})
+				out = append(out, leaf{pattern: file, names: names, typ: reflect.TypeFor[string](), doc: doc, ofFile: true})
 			}
 		default:
 			named := append(slices.Clone(names), f.Tag.Get("names"))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 )
 
 // The files that are looked for in the working folder.
@@ -74,7 +75,7 @@ func (l *loader) dotenvs() []layer {
 		return []layer{base}
 	}
 	if !envNameRule.MatchString(env) {
-		l.fail(&Error{Source: source, Rule: "must match " + envNameRule.String(), Value: env})
+		l.fail(&Error{Source: source, Rule: "must match " + strings.Trim(envNameRule.String(), "^$"), Value: env})
 		return []layer{base}
 	}
 	named := layer{rank: rankDotenvOfEnv, dir: l.dir()}

@@ -35,14 +35,16 @@ type place struct {
 	without []string       // keys that are passed over, with all below them
 	values  map[string]any // by key
 	sources map[string]string
-	said    []string // mistakes are told in the order of the place
+	forms   map[string]string // the key as it is written, which may be that of a file
+	said    []string          // mistakes are told in the order of the place
 	errs    []error
 	warn    func(text string)
 }
 
 func (l *loader) newPlace(r rank, dir string) *place {
 	return &place{
-		rank: r, dir: dir, without: l.opts.Without, values: map[string]any{}, sources: map[string]string{}, warn: l.warn,
+		rank: r, dir: dir, without: l.opts.Without, warn: l.warn,
+		values: map[string]any{}, sources: map[string]string{}, forms: map[string]string{},
 	}
 }
 
@@ -110,8 +112,11 @@ func (p *place) put(source, key string, l leaf, value any, text string) {
 	if l.ofFile {
 		into = strings.TrimSuffix(key, fileSuffix)
 	}
-	if other, taken := p.sources[into]; taken && other != source {
-		p.fail(excluded(source, other, into))
+	if other, taken := p.sources[into]; taken && (other != source || p.forms[into] != key) {
+		if other == source { // one line of a file
+			other = p.forms[into]
+		}
+		p.fail(excluded(source, other, key))
 		return
 	}
 	if l.ofFile {
@@ -128,7 +133,7 @@ func (p *place) put(source, key string, l leaf, value any, text string) {
 	if _, again := p.sources[into]; !again {
 		p.said = append(p.said, into)
 	}
-	p.sources[into], p.values[into] = source, value
+	p.sources[into], p.values[into], p.forms[into] = source, value, key
 }
 
 // path is a path as the process can open it.

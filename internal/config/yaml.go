@@ -26,7 +26,7 @@ func (p *place) readYAML(file string, content []byte) {
 	case errors.Is(err, io.EOF):
 		return
 	case err != nil:
-		p.fail(syntaxError(file, err))
+		p.fail(syntaxError(file, content, err))
 		return
 	}
 	switch err := decoder.Decode(&second); {
@@ -34,17 +34,20 @@ func (p *place) readYAML(file string, content []byte) {
 		r.fail(&second, "", "begins a second document, a file must hold one", "")
 		return
 	case !errors.Is(err, io.EOF):
-		p.fail(syntaxError(file, err))
+		p.fail(syntaxError(file, content, err))
 		return
 	}
 	r.structure(doc.Content[0], reflect.TypeFor[Settings](), nil)
 }
 
 // syntaxLine splits the parser's errors.
-var syntaxLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+var (
+	syntaxLine    = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+	unknownAnchor = regexp.MustCompile(`^unknown anchor '(.*)' referenced`)
+)
 
 // syntaxError is the parser's error in the form of all others.
-func syntaxError(file string, err error) error {
+func syntaxError(file string, content []byte, err error) error {
 	line, why := "1", err.Error()
 	if m := syntaxLine.FindStringSubmatch(why); m != nil {
 		why = m[2]
@@ -52,8 +55,11 @@ func syntaxError(file string, err error) error {
 			line = m[1]
 		}
 	}
-	if strings.Contains(why, "anchor") {
-		why = "a value that begins with * needs quotes" // the parser would tell the value
+	if m := unknownAnchor.FindStringSubmatch(why); m != nil {
+		// The parser tells what may be a secret, and no line.
+		before, _, _ := bytes.Cut(content, []byte("*"+m[1]))
+		line = strconv.Itoa(1 + bytes.Count(before, []byte("\n")))
+		why = "a value that begins with * needs quotes"
 	}
 	return &Error{Source: file + ":" + line, Rule: "must be YAML: " + why}
 }

@@ -388,7 +388,7 @@ func TestEveryKeyHasItsVariable(t *testing.T) {
 		"[]string": "a:1", "string": "a", "secret.Text": "a", "map[string]string": "engine:debug",
 	}
 	special := map[string]string{
-		"nats.url": "nats://a", "kafka.sasl.mechanism": "plain", "telemetry.addr": "127.0.0.1:0", "setup.mode": "off", "kafka.acks": "0", "log.level": "warn", "log.format": "json", "produce.compression": "none",
+		"nats.url": "nats://a", "nats.monitor_url": "http://a", "kafka.sasl.mechanism": "plain", "telemetry.addr": "127.0.0.1:0", "setup.mode": "off", "kafka.acks": "0", "log.level": "warn", "log.format": "json", "produce.compression": "none",
 		"edges.ingest.*.topics": "a", "edges.emit.*.queues": "a", "edges.emit.*.reply_topics": "a",
 	}
 	beside := map[string][]string{

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,7 +74,7 @@ func TestConfigCheck(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir, ".env", "PELTON_DISCORD__TOKEN_FILE=token\n")
 	writeFile(t, dir, "token", "hush\n")
-	if err := os.Chmod(filepath.Join(dir, "token"), 0o640); err != nil { //nolint:gosec // that is what is warned of
+	if err := os.Chmod(filepath.Join(dir, "token"), 0o640); err != nil {
 		t.Fatal(err)
 	}
 	got := runAt(t.Context(), dir, nil, "config", "check")
@@ -171,7 +172,7 @@ func TestSecretsAreNeverTold(t *testing.T) {
 			// Roles wait for their brokers; by then they have said what they say.
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
-			for _, run := range [][]string{args, append(args[:len(args):len(args)], "--help")} {
+			for _, run := range [][]string{args, append(slices.Clip(args), "--help")} {
 				silent(t, runAt(ctx, dir, env, run...))
 			}
 		})
@@ -181,7 +182,7 @@ func TestSecretsAreNeverTold(t *testing.T) {
 		"PELTON_NATS__MONITOR_URL=nats://" + canary, "PELTON_DISCORD__TOKEN_FILE=none",
 	} {
 		for _, args := range [][]string{{"worker"}, {"config", "check"}} {
-			got := runAt(testContext(t), dir, append(env[:len(env):len(env)], wrong), args...)
+			got := runAt(testContext(t), dir, append(slices.Clip(env), wrong), args...)
 			if silent(t, got); got.code != exitUsage {
 				t.Errorf("%v: exit code %d: %s", args, got.code, got.stderr)
 			}

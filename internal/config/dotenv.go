@@ -221,15 +221,9 @@ func (r *dotenvReader) variable(b *strings.Builder, v *variable, s string) strin
 			v.flaw = "must name a variable within ${ and }; single quotes keep a $"
 			return rest
 		}
-	} else {
-		end := strings.IndexFunc(name, func(c rune) bool { return !isName("_"+string(c)) || c == '-' || c == '.' })
-		if end < 0 {
-			end = len(name)
-		}
-		if name, rest = name[:end], name[end:]; !isName(name) {
-			b.WriteByte('$')
-			return s[1:]
-		}
+	} else if name, rest = bareName(name); name == "" {
+		b.WriteByte('$')
+		return s[1:]
 	}
 	text, ok := r.lookup(name)
 	if text == "" && hasOtherwise {
@@ -244,4 +238,16 @@ func (r *dotenvReader) variable(b *strings.Builder, v *variable, s string) strin
 	}
 	b.WriteString(text)
 	return rest
+}
+
+// bareName splits what is written without braces.
+func bareName(s string) (name, rest string) {
+	end := strings.IndexFunc(s, func(c rune) bool { return !isName("_"+string(c)) || c == '-' || c == '.' })
+	if end < 0 {
+		end = len(s)
+	}
+	if !isName(s[:end]) {
+		return "", s
+	}
+	return s[:end], s[end:]
 }

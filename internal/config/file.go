@@ -26,11 +26,10 @@ func readMost(r io.Reader, most int64) ([]byte, error) { return io.ReadAll(io.Li
 
 // whyUnreadable tells without the path, which stands beside it.
 func whyUnreadable(err error) string {
-	var at *fs.PathError
 	if errors.Is(err, fs.ErrNotExist) {
 		return "must name a file, there is none"
 	}
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
 		err = at.Err
 	}
 	return "must name a file that can be read: " + err.Error()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,7 +61,7 @@ func TestEachPlaceWinsOverTheWeakerOnes(t *testing.T) {
 			}
 			values := append([]string{}, tc.values[:]...)
 			values = append(values, strings.Replace(values[7], "f", "g", 1))
-			for strongest := len(sources) - 1; strongest >= 0; strongest-- {
+			for strongest := range slices.Backward(sources) {
 				// set is what a place says if it still speaks.
 				set := func(place int, name string) string {
 					if place > strongest {
@@ -280,7 +281,7 @@ func TestWhichFiles(t *testing.T) {
 func TestSecretFiles(t *testing.T) {
 	t.Parallel()
 	dir := folder(t, map[string]string{"good": "s3cret\n", "empty": "\n", "large": strings.Repeat("x", 65<<10), "open": "s3cret"})
-	if err := os.Chmod(filepath.Join(dir, "open"), 0o644); err != nil { //nolint:gosec // that is what is warned of
+	if err := os.Chmod(filepath.Join(dir, "open"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	token := func(c *config.Config) string { return c.Discord.Token.Reveal() }

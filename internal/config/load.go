@@ -145,7 +145,7 @@ func (l *loader) warn(text string) {
 func (l *loader) places() {
 	dotenvs := l.dotenvs()
 	yaml := l.yaml(dotenvs)
-	layers := append(dotenvs, layer{rank: rankEnviron, dir: l.dir(), variables: environ(l.opts.Environ)})
+	layers := append(slices.Clone(dotenvs), layer{rank: rankEnviron, dir: l.dir(), variables: environ(l.opts.Environ)})
 	own := make([]*place, len(layers))
 	for i, layer := range layers {
 		own[i] = l.own(layer)

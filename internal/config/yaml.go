@@ -3,10 +3,10 @@ package config
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -82,11 +82,11 @@ func (r yamlReader) structure(n *yaml.Node, typ reflect.Type, path []string) {
 		return
 	}
 	if enabled, ok := typ.FieldByName("Enabled"); ok && n.Kind == yaml.ScalarNode && n.ShortTag() == "!!bool" {
-		r.leaf(n, append(path, enabled.Tag.Get("koanf")))
+		r.leaf(n, below(path, enabled.Tag.Get("koanf")))
 		return
 	}
 	r.mapping(n, path, func(name string, key, value *yaml.Node) {
-		at := append(path[:len(path):len(path)], name)
+		at := below(path, name)
 		for f := range typ.Fields() {
 			switch {
 			case f.Tag.Get("koanf") == name:
@@ -140,7 +140,7 @@ func (r yamlReader) entries(n *yaml.Node, typ reflect.Type, kind string, path []
 			r.fail(key, strings.Join(path, "."), "has a "+kind+" that "+ruleOf(err), name)
 			return
 		}
-		at := append(path[:len(path):len(path)], name)
+		at := below(path, name)
 		switch {
 		case typ.Kind() == reflect.Struct:
 			r.structure(value, typ, at)
@@ -167,7 +167,7 @@ func (r yamlReader) mapping(n *yaml.Node, path []string, each func(name string, 
 			continue
 		}
 		if first, twice := lines[key.Value]; twice {
-			r.fail(key, strings.Join(append(path[:len(path):len(path)], key.Value), "."), "must stand once, it does already in line "+strconv.Itoa(first), "")
+			r.fail(key, strings.Join(below(path, key.Value), "."), "must stand once, it does already in line "+strconv.Itoa(first), "")
 			continue
 		}
 		lines[key.Value] = key.Line
@@ -226,11 +226,15 @@ func kindOf(n *yaml.Node) string {
 		return "a list"
 	case yaml.AliasNode:
 		return "an alias of YAML's, which is not followed"
+	case yaml.DocumentNode:
+		return "a document"
 	case yaml.ScalarNode:
 		if isNull(n) {
 			return "nothing"
 		}
-		return "a single value"
 	}
-	return fmt.Sprintf("a node of kind %d", n.Kind)
+	return "a single value"
 }
+
+// below is a path with one name more, and memory of its own.
+func below(path []string, name string) []string { return append(slices.Clone(path), name) }

@@ -74,7 +74,7 @@ func TestBrokenFilesEndWithTwo(t *testing.T) {
 		}
 	}
 	got := w.run("worker", "--context", "nowhere", "--nats-url", "nats://a:1")
-	if got.code != exitUsage || !strings.Contains(got.stderr, "--context: must not stand beside --nats-url") {
+	if got.code != exitUsage || !strings.Contains(got.stderr, "--context: nats.context must not stand beside nats.url (--nats-url)") {
 		t.Errorf("exit code %d: %s", got.code, got.stderr)
 	}
 }
@@ -125,8 +125,8 @@ func TestHangupReloadsTheSettings(t *testing.T) {
 	w.ok("setup", "apply")
 	w.env = append(w.env, "PELTON_LOG__LEVEL=error")
 	worker := w.startHanging("worker", "--log-format", "json")
-	worker.hangup("nats.password, queues.mail, worker.grace",
-		"PELTON_LOG__LEVEL=info", "PELTON_WORKER__GRACE=7s", "PELTON_QUEUES__MAIL__MAX_PENDING=5", "PELTON_NATS__PASSWORD=canary-1")
+	worker.hangup("nats.token, queues.mail, worker.grace",
+		"PELTON_LOG__LEVEL=info", "PELTON_WORKER__GRACE=7s", "PELTON_QUEUES__MAIL__MAX_PENDING=5", "PELTON_NATS__TOKEN=canary-1")
 	if !strings.Contains(worker.stderr.String(), `"reloaded: log levels and certificates"`) {
 		t.Errorf("it does not say what it did: %s", worker.stderr.String())
 	}

@@ -456,7 +456,7 @@ var (
 	inlineCode  = regexp.MustCompile("`(pelton [^`…]+)`")
 	commandLine = regexp.MustCompile(`^(?:\$ )?(?:sudo )?(?:(?:bin/|\./|/usr/local/bin/)?pelton|go run \./cmd/pelton) (.*)$`)
 	shellWord   = regexp.MustCompile(`'[^']*'|"[^"]*"|[^\s]+`)
-	variableOf  = regexp.MustCompile(`\bPELTON_[A-Z0-9]+__[A-Z0-9_]+\b`)
+	variableOf  = regexp.MustCompile(`\bPELTON_[A-Z0-9]+__[A-Z0-9_]*[A-Z0-9]\b`)
 	portOf      = regexp.MustCompile(`(?:127\.0\.0\.1|localhost|nats|kafka):(\d+)`)
 )
 
@@ -476,7 +476,7 @@ func (d *deployments) markdown(where string) {
 			d.process(where, strings.Fields(m[1])[1:], nil).named = true
 		}
 		for _, name := range variableOf.FindAllString(line, -1) {
-			d.variables = append(d.variables, variable{where, strings.TrimSuffix(name, "_FILE")})
+			d.variables = append(d.variables, variable{where, name})
 		}
 		d.portsIn(where, line)
 		switch {
@@ -491,6 +491,7 @@ func (d *deployments) markdown(where string) {
 // command takes a line of a shell, if it runs pelton.
 func (d *deployments) command(where, line string) {
 	line, _, _ = strings.Cut(line, " #")
+	line, _, _ = strings.Cut(line, " >") // into a file
 	m := commandLine.FindStringSubmatch(strings.TrimSpace(strings.TrimSuffix(line, "&")))
 	if m == nil {
 		return

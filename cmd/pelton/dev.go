@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -69,10 +67,9 @@ func (a *app) runDev(cmd *cobra.Command, cfg dev.Config) error {
 		return &usageError{err: errors.New("--brokers-only has no messages to run --for or to --assert"), help: "pelton dev --help"}
 	}
 	// Where other brokers are is nothing to it.
-	a.env = slices.DeleteFunc(slices.Clone(a.env), func(v string) bool {
-		return strings.HasPrefix(v, "NATS_URL=") || strings.HasPrefix(v, "KAFKA_BOOTSTRAP_SERVERS=") || strings.HasPrefix(v, "COMMANDS_TOPIC=")
-	})
-	settings, err := a.settings(cmd, config.PartNone)
+	opts := a.options(cmd, config.PartNone)
+	opts.Without = []string{"nats", "kafka"}
+	settings, err := a.load(opts)
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (a *app) runDoctor(ctx context.Context, cfg *config.Config, timeout time.Du
 		return err
 	}
 	look := doctor.Config{
-		Topology: topo, MonitorURL: cfg.NATS.MonitorURL, Timeout: timeout, Progress: a.progress(),
+		Topology: topo, Warnings: cfg.Warnings, MonitorURL: cfg.NATS.MonitorURL, Timeout: timeout, Progress: a.progress(),
 		Kafka: kafka, Topics: topicsOf(cfg), Ledgers: ledgersOf(cfg, kafka),
 	}
 	nc, err := dial(to, quiet("nats"), nats.Timeout(min(timeout, 2*time.Second)))

@@ -54,8 +54,8 @@ func (a *app) health() *cobra.Command {
 work: connected, its consumers bound, not draining. It is for the health check
 of a container, where the role's own settings say where to ask.
 
-The exit code is 0 where all is well, 1 where the role says no, with its reasons,
-6 where nobody answers, and 2 where no address is known.`,
+The exit code is 0 where all is well, 1 where the role says no, with its
+reasons, 6 where nobody answers, and 2 where no address is known.`,
 		Example: `  pelton health
   pelton health --ready --addr 127.0.0.1:8581`,
 		Args: takes(),

@@ -32,6 +32,9 @@ func writeHelp(w io.Writer, cmd *cobra.Command) {
 	if flags := cmd.LocalFlags().FlagUsages(); flags != "" {
 		fmt.Fprintf(&b, "\nFlags\n%s", flags)
 	}
+	if flags := cmd.InheritedFlags().FlagUsages(); flags != "" {
+		fmt.Fprintf(&b, "\nFlags of every command\n%s", flags)
+	}
 	if cmd.Example != "" {
 		fmt.Fprintf(&b, "\nExamples\n%s\n", cmd.Example)
 	}

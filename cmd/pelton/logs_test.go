@@ -97,13 +97,13 @@ func TestComponentLevels(t *testing.T) {
 	}
 }
 
-// canary is told what goes to the process's own logger.
-type canary struct{ slog.Handler }
+// songbird is told what goes to the process's own logger.
+type songbird struct{ slog.Handler }
 
 func TestGlobalLoggersAreNotTouched(t *testing.T) {
 	before, writer, flags := slog.Default(), stdlog.Writer(), stdlog.Flags() //nolint:forbidigo // to see that it stays
 	var out watched
-	mine := slog.New(canary{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.Level(-100)})})
+	mine := slog.New(songbird{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.Level(-100)})})
 	slog.SetDefault(mine) //nolint:forbidigo // the canary
 	t.Cleanup(func() {
 		slog.SetDefault(before) //nolint:forbidigo // as it was

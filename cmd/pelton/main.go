@@ -18,8 +18,7 @@ import (
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	dir, _ := os.Getwd() // a folder that is gone has no files
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), dir: dir, hangups: hangups}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), dir: ".", hangups: hangups}
 	os.Exit(untilSecond(signals, func(ctx context.Context) int { return a.run(ctx, os.Args[1:]) }))
 }
 
@@ -45,7 +44,7 @@ func untilSecond(signals <-chan os.Signal, run func(context.Context) int) int {
 
 // Run is a command from its arguments, without the program's name, to its exit
 // code. Once ctx is done a role drains and ends with 0, a client is interrupted.
-// It has no working folder, and takes no files from one.
+// It has no working folder: no file is read but one that is named.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
 	return a.run(ctx, args)

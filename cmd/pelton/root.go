@@ -20,13 +20,21 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	env            []string
-	dir            string       // the working folder; "" has no files of its own
+	dir            string       // the working folder; "" where no file is to be read
 	started        bool         // the command line was understood
 	board          health.Board // what the parts of a role say of themselves
+	files          files
+	warned         bool // of what the settings warn of
 
 	hangups      func() (<-chan os.Signal, func()) // SIGHUP; nil does not listen
 	again        func() (*config.Config, error)    // loads the settings of the command anew
 	certificates certificates                      // of its connections
+}
+
+// files is which settings are read.
+type files struct {
+	config string // in place of pelton.yaml
+	env    string // of .env.<env>
 }
 
 // Groups of commands in the help of the root.
@@ -50,6 +58,7 @@ func (a *app) commands() []*cobra.Command {
 		a.setup(),
 		a.doctor(),
 		a.health(),
+		a.config(),
 		a.version(),
 	}
 }
@@ -78,6 +87,8 @@ A task is a subject and a JSON body; any NATS client can send one.`,
 		&cobra.Group{ID: groupClients, Title: "Clients"},
 		&cobra.Group{ID: groupSetup, Title: "Setup"},
 	)
+	root.PersistentFlags().StringVar(&a.files.config, "config", "", "`FILE` of settings in place of pelton.yaml; also PELTON_CONFIG")
+	root.PersistentFlags().StringVar(&a.files.env, "env", "", "`NAME` of the environment, whose .env.<NAME> is read after .env; also PELTON_ENV")
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -178,12 +189,34 @@ func (a *app) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(a.stderr, "pelton: "+format+"\n", args...)
 }
 
-// settings loads the settings of a command for a part.
-func (a *app) settings(cmd *cobra.Command, part config.Part, names ...string) (*config.Config, error) {
-	a.again = func() (*config.Config, error) {
-		return config.Load(config.Options{Environ: a.env, Flags: cmd.Flags(), Part: part, Names: names})
+// options say from where a command's settings are loaded, for a part.
+func (a *app) options(cmd *cobra.Command, part config.Part, names ...string) config.Options {
+	return config.Options{
+		Environ: a.env, Dir: a.dir, File: a.files.config, Env: a.files.env,
+		Flags: cmd.Flags(), Part: part, Names: names,
 	}
-	return a.again()
+}
+
+// settings loads the settings of a command for a part, and says once what asks
+// for somebody's attention.
+func (a *app) settings(cmd *cobra.Command, part config.Part, names ...string) (*config.Config, error) {
+	a.again = func() (*config.Config, error) { return config.Load(a.options(cmd, part, names...)) }
+	return a.load(a.options(cmd, part, names...))
+}
+
+func (a *app) load(opts config.Options) (*config.Config, error) {
+	cfg, err := config.Load(opts)
+	if err == nil && !a.warned {
+		a.warned = true
+		a.warn(cfg.Warnings)
+	}
+	return cfg, err
+}
+
+func (a *app) warn(warnings []string) {
+	for _, w := range warnings {
+		a.say("warning: %s", w)
+	}
 }
 
 // noColor follows no-color.org: the variable counts if it is not empty.

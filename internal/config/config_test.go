@@ -388,8 +388,16 @@ func TestEveryKeyHasItsVariable(t *testing.T) {
 		"[]string": "a:1", "string": "a", "secret.Text": "a", "map[string]string": "engine:debug",
 	}
 	special := map[string]string{
-		"nats.url": "nats://a", "kafka.sasl.mechanism": "plain", "telemetry.addr": "127.0.0.1:0", "setup.mode": "off", "kafka.acks": "0", "log.level": "warn", "log.format": "json", "produce.compression": "none",
+		"nats.url": "nats://a", "nats.monitor_url": "http://a", "kafka.sasl.mechanism": "plain", "telemetry.addr": "127.0.0.1:0", "setup.mode": "off", "kafka.acks": "0", "log.level": "warn", "log.format": "json", "produce.compression": "none",
 		"edges.ingest.*.topics": "a", "edges.emit.*.queues": "a", "edges.emit.*.reply_topics": "a",
+	}
+	beside := map[string][]string{
+		"nats.user": {"PELTON_NATS__PASSWORD"}, "nats.password": {"PELTON_NATS__USER"},
+		"nats.tls.cert_file": {"PELTON_NATS__TLS__KEY_FILE"}, "nats.tls.key_file": {"PELTON_NATS__TLS__CERT_FILE"},
+		"kafka.tls.cert_file": {"PELTON_KAFKA__TLS__KEY_FILE"}, "kafka.tls.key_file": {"PELTON_KAFKA__TLS__CERT_FILE"},
+		"kafka.sasl.user":      {"PELTON_KAFKA__SASL__PASSWORD", "PELTON_KAFKA__SASL__MECHANISM"},
+		"kafka.sasl.password":  {"PELTON_KAFKA__SASL__USER", "PELTON_KAFKA__SASL__MECHANISM"},
+		"kafka.sasl.mechanism": {"PELTON_KAFKA__SASL__USER", "PELTON_KAFKA__SASL__PASSWORD"},
 	}
 	seen := 0
 	var walk func(typ reflect.Type, path []string)
@@ -415,7 +423,11 @@ func TestEveryKeyHasItsVariable(t *testing.T) {
 		}
 		key := strings.ReplaceAll(pattern, "*", "some-name")
 		variable := "PELTON_" + strings.ToUpper(strings.NewReplacer(".", "__", "-", "_").Replace(key))
-		c, err := config.Load(config.Options{Environ: []string{variable + "=" + value}})
+		environ := []string{variable + "=" + value}
+		for _, needed := range beside[pattern] {
+			environ = append(environ, needed+"=plain")
+		}
+		c, err := config.Load(config.Options{Environ: environ})
 		if err != nil {
 			t.Errorf("%s: %v", pattern, err)
 		} else if c.Source(key) != variable {

@@ -1,10 +1,10 @@
 package config
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
-	"github.com/knadh/koanf/providers/confmap"
 	"github.com/spf13/pflag"
 
 	"pelton/engine/wire"
@@ -14,41 +14,52 @@ import (
 func (l *loader) isEdge() bool { return l.opts.Part == PartIngest || l.opts.Part == PartEmit }
 
 // nameEntries decides for which entries the part is started: those it was told,
-// those that are configured, or one by default.
-func (l *loader) nameEntries() error {
+// those that are configured in any place, or one by default.
+func (l *loader) nameEntries(places []*place, layers []layer) {
 	switch l.opts.Part {
 	case PartIngest, PartEmit, PartQueues:
 	default:
-		return nil
+		return
+	}
+	kind := "queue"
+	if l.isEdge() {
+		kind = "route"
 	}
 	for _, name := range l.opts.Names {
-		kind, check := "route", wire.CheckRoute
-		if !l.isEdge() {
-			kind, check = "queue", wire.CheckQueue
-		}
-		if rule := ruleOf(check(name)); rule != "" {
-			return &Error{Source: kind, Rule: rule, Value: name}
+		if rule := ruleOf(checkNames[kind](name)); rule != "" {
+			l.fail(&Error{Source: kind, Rule: rule, Value: name})
 		}
 	}
 	if l.names = slices.Clone(l.opts.Names); len(l.names) == 0 {
-		l.names = l.ko.MapKeys(string(l.opts.Part))
+		l.names = configured(places, string(l.opts.Part)+".")
 	}
 	if len(l.names) == 0 {
-		name, err := l.defaultEntry()
-		l.names = []string{name}
-		return err
+		l.names = []string{l.defaultEntry(layers)}
 	}
-	return nil
 }
 
-func (l *loader) defaultEntry() (string, error) {
+// configured are the names of the entries that places speak of, sorted.
+func configured(places []*place, prefix string) []string {
+	found := map[string]bool{}
+	for _, p := range places {
+		for key := range p.values {
+			if rest, ok := strings.CutPrefix(key, prefix); ok {
+				name, _, _ := strings.Cut(rest, ".")
+				found[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+func (l *loader) defaultEntry(layers []layer) string {
 	switch l.opts.Part {
 	case PartIngest:
-		return l.defaultRoute()
+		return l.defaultRoute(layers)
 	case PartEmit:
-		return "results", nil
+		return "results"
 	default:
-		return "default", nil
+		return "default"
 	}
 }
 
@@ -56,11 +67,11 @@ func (l *loader) defaultEntry() (string, error) {
 // the flag has it, or COMMANDS_TOPIC. A name is not made up where the topic's is
 // not fit for it: it stands in the ids of tasks for good, and two topics must
 // not share one.
-func (l *loader) defaultRoute() (string, error) {
+func (l *loader) defaultRoute(layers []layer) string {
 	topic, source := "commands", ""
-	for _, variable := range l.opts.Environ {
-		if value, ok := strings.CutPrefix(variable, commandsTopic+"="); ok && value != "" {
-			topic, source = value, commandsTopic
+	for _, layer := range layers {
+		if v, ok := valueOf(layer.variables, commandsTopic); ok {
+			topic, source = v.text, v.source
 		}
 	}
 	if l.opts.Flags != nil {
@@ -71,13 +82,14 @@ func (l *loader) defaultRoute() (string, error) {
 		})
 	}
 	if err := wire.CheckRoute(topic); err != nil {
-		return topic, &Error{Source: source, Rule: "does not name its route, which " + ruleOf(err) + "; give it a name: pelton edge ingest NAME", Value: topic}
+		l.fail(&Error{Source: source, Rule: "does not name its route, which " + ruleOf(err) + "; give it a name: pelton edge ingest NAME", Value: topic})
+		return "commands"
 	}
-	return topic, nil
+	return topic
 }
 
 // entries makes sure that each entry is there, with what it does not say.
-func (l *loader) entries() error {
+func (l *loader) entries() {
 	missing := map[string]any{}
 	for _, name := range l.names {
 		base := string(l.opts.Part) + "." + name
@@ -85,9 +97,7 @@ func (l *loader) entries() error {
 			missing[base] = map[string]any{}
 		}
 	}
-	if err := l.load(confmap.Provider(missing, "."), nil); err != nil {
-		return err
-	}
+	l.merge(missing)
 	missing = map[string]any{}
 	for pattern, value := range entryDefaults {
 		base, rest, _ := strings.Cut(pattern, ".*.")
@@ -97,5 +107,5 @@ func (l *loader) entries() error {
 			}
 		}
 	}
-	return l.load(confmap.Provider(missing, "."), nil)
+	l.merge(missing)
 }

@@ -3,14 +3,12 @@ package config
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/env/v2"
-	"github.com/knadh/koanf/providers/posflag"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 
@@ -34,10 +32,20 @@ const (
 	PartQueues Part = "queues"
 )
 
-// Options say from where settings are loaded, and for what.
+// Options say from where settings are loaded, and for what. They may be used
+// again, to load anew what has changed in the files.
 type Options struct {
 	// Environ is the environment as os.Environ has it.
 	Environ []string
+	// Dir is the folder in which pelton.yaml and the .env files are looked for,
+	// and where relative paths start. Empty means that no file is looked for.
+	Dir string
+	// File is read in place of pelton.yaml, and must be there. Unless given it is
+	// PELTON_CONFIG.
+	File string
+	// Env chooses .env.<Env>, which must be there. Unless given it is PELTON_ENV,
+	// whose file may be missing.
+	Env string
 	// Flags are those of the command, once they are parsed; only what [Bind]
 	// has bound is read.
 	Flags *pflag.FlagSet
@@ -46,6 +54,9 @@ type Options struct {
 	// Names of the edges or queues that it is started for. Unless given, they
 	// are all that are configured; where there are none, a default.
 	Names []string
+	// Without are keys that the command does not ask for, each with all below it:
+	// whatever the places say of them is passed over.
+	Without []string
 }
 
 // Config is the settings of a process, and where each came from. It is not
@@ -55,23 +66,26 @@ type Config struct {
 	// Names of the edges or queues of the part, in order. Each has its entry in
 	// the settings. Without a part there are none.
 	Names []string
+	// Warnings are what is allowed and yet asks for somebody's attention, such as
+	// a secret that others can read. Each is one line.
+	Warnings []string
 
-	sources map[string]string
+	sources map[string]origin
 }
 
 // fromDefaults is the source of what nobody has set.
 const fromDefaults = "default"
 
-// Source is where the value of a key came from: the name of a variable, a flag,
-// or "default".
+// Source is where the value of a key came from: a file with its line
+// (pelton.yaml:12, .env:3), the name of a variable, a flag, or "default".
 func (c *Config) Source(key string) string { return sourceOf(c.sources, key) }
 
 // sourceOf finds an entry of a map that was set in one piece under the map's
 // key.
-func sourceOf(sources map[string]string, key string) string {
+func sourceOf(sources map[string]origin, key string) string {
 	for cut := len(key); cut > 0; cut = strings.LastIndexByte(key[:cut], '.') {
-		if source, ok := sources[key[:cut]]; ok {
-			return source
+		if from, ok := sources[key[:cut]]; ok {
+			return from.source
 		}
 	}
 	return fromDefaults
@@ -80,196 +94,128 @@ func sourceOf(sources map[string]string, key string) string {
 // IsSet reports whether anybody has set a key.
 func (c *Config) IsSet(key string) bool { return c.Source(key) != fromDefaults }
 
-// Load reads the settings and checks them. It stops at the first mistake, which
+// Load reads the settings and checks them. It returns the first mistake, which
 // is an [*Error].
 func Load(opts Options) (*Config, error) {
-	l := &loader{opts: opts, ko: koanf.New("."), sources: map[string]string{}}
-	if err := l.load(confmap.Provider(defaults(), "."), nil); err != nil {
-		return nil, err
+	c, errs := load(opts)
+	if len(errs) > 0 {
+		return nil, errs[0]
 	}
-	if err := l.environment(); err != nil {
-		return nil, err
-	}
-	if err := l.flags(); err != nil {
-		return nil, err
-	}
-	if err := l.entries(); err != nil {
-		return nil, err
-	}
-	return l.finish()
+	return c, nil
+}
+
+// Check is Load that goes on after a mistake and returns all of them, and the
+// warnings.
+func Check(opts Options) (warnings []string, errs []error) {
+	c, errs := load(opts)
+	return c.Warnings, errs
+}
+
+func load(opts Options) (*Config, []error) {
+	l := &loader{opts: opts, ko: koanf.New("."), sources: map[string]origin{}}
+	l.merge(defaults())
+	l.places()
+	l.flags()
+	l.entries()
+	return l.finish(), l.errs
 }
 
 // loader lays one place over the other.
 type loader struct {
-	opts    Options
-	ko      *koanf.Koanf
-	names   []string
-	sources map[string]string
+	opts     Options
+	ko       *koanf.Koanf
+	names    []string
+	sources  map[string]origin
+	warnings []string
+	errs     []error
 }
 
-// place is what one place says: where each key is set there.
-type place struct {
-	sources map[string]string
-	err     error // the first
-}
+func (l *loader) fail(err error) { l.errs = append(l.errs, err) }
 
-func newPlace() *place { return &place{sources: map[string]string{}} }
-
-func (p *place) fail(err error) {
-	if p.err == nil {
-		p.err = err
+// warn says a thing once.
+func (l *loader) warn(text string) {
+	if !slices.Contains(l.warnings, text) {
+		l.warnings = append(l.warnings, text)
 	}
 }
 
-// take reads one value. An empty key tells the providers to leave it out.
-func (p *place) take(source, key, text string) (string, any) {
-	l, names, ok := find(key)
-	if !ok {
-		panic(fmt.Sprintf("%s is bound to %s, which is no key", source, key))
+// places reads everything but the flags. What a name of others stands for
+// depends on the part's entries, and these on all that is written under the
+// keys themselves, so that is read first.
+func (l *loader) places() {
+	dotenvs := l.dotenvs()
+	yaml := l.yaml(dotenvs)
+	layers := append(slices.Clone(dotenvs), layer{rank: rankEnviron, dir: l.dir(), variables: environ(l.opts.Environ)})
+	own := make([]*place, len(layers))
+	for i, layer := range layers {
+		own[i] = l.own(layer)
 	}
-	for i, name := range names {
-		if err := checkNames[l.names[i]](name); err != nil {
-			p.fail(&Error{Source: source, Key: key, Rule: "is no key, a " + l.names[i] + " " + ruleOf(err), Value: name})
-			return "", nil
-		}
+	l.nameEntries(append([]*place{yaml}, own...), layers)
+	l.lay(yaml)
+	for i, layer := range layers {
+		l.lay(l.foreign(layer, own[i]))
+		l.lay(own[i])
 	}
-	value, broken := parse(l.typ, text)
-	switch whole := value.(type) {
-	case map[string]int:
-		value, broken = entriesOf(whole, l.nameOfEntries())
-	case map[string]string:
-		value, broken = entriesOf(whole, l.nameOfEntries())
-	}
-	if broken != "" {
-		p.fail(&Error{Source: source, Key: key, Rule: broken, Value: shown(key, text)})
-		return "", nil
-	}
-	if other, taken := p.sources[key]; taken && other != source {
-		p.fail(excluded(source, other, key))
-		return "", nil
-	}
-	p.sources[key] = source
-	return key, value
 }
 
-// entriesOf is a map in the form in which single entries can be laid over it.
-func entriesOf[V any](whole map[string]V, kind string) (value any, broken string) {
-	entries := make(map[string]any, len(whole))
-	for _, name := range slices.Sorted(maps.Keys(whole)) {
-		if rule := ruleOf(checkNames[kind](name)); rule != "" {
-			return nil, kind + " " + strconv.Quote(name) + " " + rule
-		}
-		entries[name] = whole[name]
+// dir is where relative paths start, "" for the process's own folder.
+func (l *loader) dir() string {
+	if d := filepath.Clean(l.opts.Dir); d != "." {
+		return d
 	}
-	return entries, ""
+	return ""
 }
 
-// whole finds maps that are set in one piece: in place of what weaker places
-// have, and not beside single entries.
-func (p *place) whole() (keys []string) {
-	for _, key := range slices.Sorted(maps.Keys(p.sources)) {
-		for _, other := range slices.Sorted(maps.Keys(p.sources)) {
-			if strings.HasPrefix(other, key+".") {
-				p.fail(excluded(p.sources[other], p.sources[key], other))
-			}
-		}
-		if l, _, _ := find(key); l.typ.Kind() == reflect.Map {
-			keys = append(keys, key)
-		}
+// lay lays a place over what there is.
+func (l *loader) lay(p *place) {
+	for _, key := range p.whole() {
+		l.ko.Delete(key)
+		maps.DeleteFunc(l.sources, func(k string, _ origin) bool { return strings.HasPrefix(k, key+".") })
 	}
-	return keys
+	l.errs = append(l.errs, p.errs...)
+	for key, source := range p.sources {
+		l.sources[key] = origin{source, p.rank}
+	}
+	l.merge(p.values)
 }
 
-// load lays what a provider reads over what there is. What the provider finds
-// goes through p, which may be nil.
-func (l *loader) load(provider koanf.Provider, p *place) error {
-	next := koanf.New(".")
-	if err := next.Load(provider, nil); err != nil {
-		return err
+// merge lays values by their keys over what there is.
+func (l *loader) merge(values map[string]any) {
+	if err := l.ko.Load(confmap.Provider(values, "."), nil); err != nil {
+		l.fail(fmt.Errorf("settings: %w", err)) // a map without a parser is always read
 	}
-	if p != nil {
-		for _, key := range p.whole() {
-			l.ko.Delete(key)
-			maps.DeleteFunc(l.sources, func(k, _ string) bool { return strings.HasPrefix(k, key+".") })
-		}
-		if p.err != nil {
-			return p.err
-		}
-		maps.Copy(l.sources, p.sources)
-	}
-	return l.ko.Merge(next)
 }
 
 // flags reads those that are set and bound. What is bound to an entry of the
 // part is set in every entry it is started for.
-func (l *loader) flags() error {
+func (l *loader) flags() {
 	if l.opts.Flags == nil {
-		return nil
+		return
 	}
-	p, entries := newPlace(), map[string]any{}
-	provider := posflag.ProviderWithFlag(l.opts.Flags, ".", nil, func(f *pflag.Flag) (string, any) {
+	p := l.newPlace(rankFlags, l.dir())
+	l.opts.Flags.Visit(func(f *pflag.Flag) {
 		key, text, ok := bound(f)
 		if !ok {
-			return "", nil
+			return
 		}
 		rest, ofEntry := strings.CutPrefix(key, entryKey)
 		if !ofEntry {
-			return p.take("--"+f.Name, key, text)
+			p.take("--"+f.Name, key, text)
+			return
 		}
 		if l.isEdge() && len(l.names) > 1 {
 			p.fail(&Error{Source: "--" + f.Name, Rule: "is for one edge, name it: " + strings.Join(l.names, " or ")})
 		}
 		for _, name := range l.names {
-			if key, value := p.take("--"+f.Name, string(l.opts.Part)+"."+name+"."+rest, text); key != "" {
-				entries[key] = value
-			}
+			p.take("--"+f.Name, string(l.opts.Part)+"."+name+"."+rest, text)
 		}
-		return "", nil
 	})
-	if err := l.load(provider, p); err != nil {
-		return err
-	}
-	return l.load(confmap.Provider(entries, "."), nil)
-}
-
-// environment reads the variables that are Pelton's own, and then what others
-// say that these do not.
-func (l *loader) environment() error {
-	environ := func() []string {
-		return slices.DeleteFunc(slices.Clone(l.opts.Environ), func(variable string) bool {
-			_, value, _ := strings.Cut(variable, "=")
-			return value == ""
-		})
-	}
-	own := newPlace()
-	err := l.load(env.Provider(".", env.Opt{Prefix: envPrefix, EnvironFunc: environ, TransformFunc: func(name, text string) (string, any) {
-		key, ok := envKey(name)
-		if ok {
-			return own.take(name, key, text)
-		}
-		if !ofKubernetes(name) {
-			own.fail(unknown(name, key, similar(key), envName))
-		}
-		return "", nil
-	}}), own)
-	if err != nil {
-		return err
-	}
-	if err := l.nameEntries(); err != nil {
-		return err
-	}
-	foreign := newPlace()
-	return l.load(env.Provider(".", env.Opt{EnvironFunc: environ, TransformFunc: func(name, text string) (string, any) {
-		key := l.foreignKey(name)
-		if _, taken := own.sources[key]; key == "" || taken {
-			return "", nil
-		}
-		return foreign.take(name, key, text)
-	}}), foreign)
+	l.lay(p)
 }
 
 // finish makes the settings out of what was loaded.
-func (l *loader) finish() (*Config, error) {
+func (l *loader) finish() *Config {
+	l.choose()
 	all := l.ko.All()
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		leaf, _, ok := find(key)
@@ -281,14 +227,19 @@ func (l *loader) finish() (*Config, error) {
 			continue
 		}
 		if broken := check(all[key]); broken != "" {
-			return nil, &Error{Source: sourceOf(l.sources, key), Key: key, Rule: broken, Value: shown(key, textOf(all[key]))}
+			l.fail(&Error{Source: sourceOf(l.sources, key), Key: key, Rule: broken, Value: shown(key, textOf(all[key]))})
 		}
 	}
-	c := &Config{Names: l.names, sources: l.sources}
-	if err := l.ko.Unmarshal("", &c.Settings); err != nil {
-		return nil, fmt.Errorf("settings: %w", err) // what was loaded has its types
+	c := &Config{Names: l.names, Warnings: l.warnings, sources: l.sources}
+	if len(l.errs) > 0 {
+		return c
 	}
-	return c, nil
+	if err := l.ko.Unmarshal("", &c.Settings); err != nil {
+		l.fail(fmt.Errorf("settings: %w", err)) // what was loaded has its types
+		return c
+	}
+	l.errs = append(l.errs, contradictions(c)...)
+	return c
 }
 
 // textOf is a value as it would be written in the environment.
@@ -299,13 +250,18 @@ func textOf(v any) string {
 	return fmt.Sprint(v)
 }
 
-// shown is a value as an error may repeat it.
+// shown is a value as it may be told.
 func shown(key, text string) string {
-	switch l, _, ok := find(key); {
+	l, _, ok := find(key)
+	switch {
 	case key == "nats.url":
 		return RedactURL(text)
+	case key == "nats.monitor_url":
+		return redactHTTP(text)
+	case key == "kafka.brokers" && strings.Contains(text, "@"):
+		return hidden // no place for a password, and yet somebody has tried
 	case ok && l.typ == reflect.TypeFor[secret.Text]():
-		return secret.Hidden
+		return hidden
 	}
 	return text
 }

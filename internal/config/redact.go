@@ -48,3 +48,16 @@ func parseServer(raw string) (*url.URL, bool) {
 	}
 	return u, true
 }
+
+// redactHTTP is an address of HTTP as it may be printed, likewise.
+func redactHTTP(raw string) string {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return hidden
+	case u.User != nil:
+		return redact(u)
+	}
+	u.RawQuery, u.Fragment = "", ""
+	return u.String()
+}

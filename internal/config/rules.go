@@ -68,6 +68,7 @@ var rules = map[string]rule{
 	"produce.max_message_bytes":        from(Bytes(512)),
 	"produce.grace":                    from(time.Duration(0)),
 	"nats.inbox_prefix":                one(isSubject, "must be a subject without wildcards"),
+	"nats.monitor_url":                 one(isHTTP, "must be http://host:port"),
 	"kafka.sasl.mechanism":             oneOf("plain", "scram-sha-256", "scram-sha-512"),
 	"telemetry.addr":                   one(isListen, "must be host:port, such as 127.0.0.1:8581"),
 	"log.level":                        oneOf("debug", "info", "warn", "error"),
@@ -213,3 +214,5 @@ func isListen(s string) bool {
 	_, portErr := strconv.ParseUint(port, 10, 16)
 	return err == nil && portErr == nil && !strings.ContainsAny(host, " \t/@")
 }
+
+func isHTTP(s string) bool { return redactHTTP(s) != hidden }

@@ -17,6 +17,16 @@ type leaf struct {
 	pattern []string // worker grace, queues * max_pending
 	names   []string // what the name at each wildcard is of: queue, route; of a map, its entries' last
 	typ     reflect.Type
+	doc     string
+	ofFile  bool // names a file that holds the secret of the key before it
+}
+
+// fileSuffix makes the key of a secret that of a file that holds it.
+const fileSuffix = "_file"
+
+// isPath reports whether values are names of files.
+func (l leaf) isPath() bool {
+	return !l.ofFile && (strings.HasSuffix(l.String(), fileSuffix) || l.String() == "log.import")
 }
 
 // nameOfEntries is what the names in a map of plain values are of.
@@ -32,12 +42,17 @@ var schema = sync.OnceValue(func() []leaf {
 func leaves(typ reflect.Type, pattern, names []string) []leaf {
 	var out []leaf
 	for f := range typ.Fields() {
-		at := append(slices.Clone(pattern), f.Tag.Get("koanf"))
+		at, doc := append(slices.Clone(pattern), f.Tag.Get("koanf")), f.Tag.Get("doc")
 		switch {
 		case f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[secret.Text]():
 			out = append(out, leaves(f.Type, at, names)...)
 		case f.Type.Kind() != reflect.Map:
-			out = append(out, leaf{at, names, f.Type})
+			out = append(out, leaf{pattern: at, names: names, typ: f.Type, doc: doc})
+			if f.Type == reflect.TypeFor[secret.Text]() {
+				file := slices.Clone(at)
+				file[len(file)-1] += fileSuffix
+				out = append(out, leaf{pattern: file, names: names, typ: reflect.TypeFor[string](), doc: doc, ofFile: true})
+			}
 		default:
 			named := append(slices.Clone(names), f.Tag.Get("names"))
 			each := append(slices.Clone(at), wildcard)
@@ -46,7 +61,7 @@ func leaves(typ reflect.Type, pattern, names []string) []leaf {
 				continue
 			}
 			// A map of plain values may be written in one piece, too.
-			out = append(out, leaf{at, named, f.Type}, leaf{each, named, f.Type.Elem()})
+			out = append(out, leaf{pattern: at, names: named, typ: f.Type, doc: doc}, leaf{pattern: each, names: named, typ: f.Type.Elem(), doc: doc})
 		}
 	}
 	return out

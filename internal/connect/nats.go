@@ -38,9 +38,9 @@ type NATS struct {
 // are read anew at each connection.
 func (n *NATS) Options() []nats.Option { return n.options }
 
-// FromSettings finds the broker. What names it, the strongest first: a flag,
-// NATS_URL, a context by --context or NATS_CONTEXT, the settings of nats, and
-// for a client the context that is selected in the nats command line.
+// FromSettings finds the broker: by nats.url or nats.context, whichever stands
+// in the stronger place of the settings, and for a client that nobody has told
+// by the context that is selected in the nats command line.
 func FromSettings(cfg *config.Config, env []string, who Who) (*NATS, error) {
 	p, err := choose(cfg, env, who)
 	if err != nil {
@@ -114,45 +114,24 @@ func (p *place) setting(key string) setting { return setting{p.source("nats." + 
 
 func isFlag(source string) bool { return strings.HasPrefix(source, "--") }
 
-// choose decides who names the broker.
+// choose decides who names the broker. Of nats.url and nats.context at most one
+// is set, which the settings see to.
 func choose(cfg *config.Config, env []string, who Who) (*place, error) {
 	p := &place{NATS: cfg.NATS, cfg: cfg}
-	urlFrom, contextFrom := cfg.Source("nats.url"), cfg.Source("nats.context")
-	urlAsked := isFlag(urlFrom) || urlFrom == "NATS_URL"
-	contextAsked := isFlag(contextFrom) || contextFrom == "NATS_CONTEXT"
 	switch {
-	case isFlag(urlFrom) && isFlag(contextFrom):
-		return nil, setting{contextFrom, ""}.wrong("", "must not stand beside "+urlFrom+": both name the broker")
-	case urlAsked:
-		return p.onlyFlags(), nil
 	case cfg.NATS.Context != "":
-		if cfg.IsSet("nats.url") && !contextAsked {
-			return nil, setting{contextFrom, "nats.context"}.wrong(cfg.NATS.Context, "must not stand beside nats.url, which "+urlFrom+" sets: both name the broker")
-		}
-		return p.follow(env, setting{contextFrom, "nats.context"}, cfg.NATS.Context)
+		return p.follow(env, setting{cfg.Source("nats.context"), "nats.context"}, cfg.NATS.Context)
 	case who == Client && !anySet(cfg):
 		if name := selectedContext(env); name != "" {
 			return p.follow(env, setting{"nats context select", "nats.context"}, name)
 		}
 	}
-	return p.onlyFlags(), nil
+	return p, nil
 }
 
 // anySet reports whether anybody has set how to reach the broker.
 func anySet(cfg *config.Config) bool {
 	return cfg.IsSet("nats.url") || cfg.NATS != config.NATS{URL: cfg.NATS.URL, InboxPrefix: cfg.NATS.InboxPrefix, MonitorURL: cfg.NATS.MonitorURL, JetStreamDomain: cfg.NATS.JetStreamDomain}
-}
-
-// onlyFlags drops the other credentials where a flag names some.
-func (p *place) onlyFlags() *place {
-	if isFlag(p.cfg.Source("nats.creds_file")) {
-		p.NATS = config.NATS{
-			URL: p.URL, CredsFile: p.CredsFile, InboxPrefix: p.InboxPrefix,
-			JetStreamDomain: p.JetStreamDomain, MonitorURL: p.MonitorURL, TLS: p.TLS,
-		}
-		p.userJWT, p.userSeed = "", ""
-	}
-	return p
 }
 
 // follow takes the place of a context. What the settings say of the connection
@@ -170,20 +149,20 @@ func (p *place) follow(env []string, from setting, name string) (*place, error) 
 	if config.RedactURL(p.URL) == "" || strings.Contains(","+config.RedactURL(p.URL)+",", ",***,") {
 		return nil, c.setting("url").wrong("", "must be nats://host:port, several by comma")
 	}
-	creds := p.CredsFile
+	creds, flag := p.CredsFile, isFlag(p.cfg.Source("nats.creds_file"))
 	p.CredsFile, p.NKeyFile, p.User, p.Password, p.Token = c.Creds, c.NKey, c.User, secret.New(c.Password), secret.New(c.Token)
 	p.userJWT, p.userSeed, p.tlsFirst = c.UserJWT, c.UserSeed, c.TLSFirst
 	p.TLS = config.TLS{CAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key}
 	p.InboxPrefix, p.JetStreamDomain = c.InboxPrefix, c.JetStreamDomain
-	if isFlag(p.cfg.Source("nats.creds_file")) {
-		p.CredsFile = creds
+	if flag {
+		p.CredsFile, p.NKeyFile, p.User, p.Password, p.Token, p.userJWT, p.userSeed = creds, "", "", secret.Text{}, secret.Text{}, "", ""
 		p.fields = without(p.fields, "nats.creds_file")
-		return p.onlyFlags(), nil
 	}
 	return p, nil
 }
 
-// checkCredentials refuses two ways to say who one is.
+// checkCredentials refuses a context with two ways to say who one is; in the
+// settings there is one at most.
 func (p *place) checkCredentials() error {
 	var ways []string
 	for _, way := range []struct {
@@ -200,13 +179,8 @@ func (p *place) checkCredentials() error {
 			ways = append(ways, way.key)
 		}
 	}
-	switch {
-	case len(ways) > 1:
+	if len(ways) > 1 {
 		return setting{p.source(ways[1]), ways[1]}.wrong("", "must not stand beside "+ways[0]+": one says who connects")
-	case p.User == "" && !p.Password.IsZero():
-		return p.setting("password").wrong("", "needs nats.user beside it")
-	case p.User != "" && p.Password.IsZero():
-		return p.setting("user").wrong(p.User, "needs nats.password beside it")
 	}
 	return nil
 }

@@ -45,6 +45,7 @@ port tells: name it with --monitor-url.`,
 	kafkaFlags(cmd)
 	cmd.Flags().Lookup("kafka").DefValue = ""
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		a.warned = true // what the settings warn of is a finding
 		cfg, err := a.settings(cmd, config.PartQueues, *queues...)
 		if err != nil {
 			return err

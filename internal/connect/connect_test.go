@@ -149,7 +149,7 @@ func TestBadSettings(t *testing.T) {
 func TestBadKafka(t *testing.T) {
 	t.Parallel()
 	for env, want := range map[string]string{
-		"PELTON_KAFKA__TLS__CA_FILE=/none.pem":  "PELTON_KAFKA__TLS__CA_FILE: kafka.tls.ca_file must name a file, there is none, got /none.pem",
+		"PELTON_KAFKA__TLS__CA_FILE=/none.pem": "PELTON_KAFKA__TLS__CA_FILE: kafka.tls.ca_file must name a file, there is none, got /none.pem",
 	} {
 		_, _, err := Kafka(settings(t, []string{env}), nil)
 		if !errors.Is(err, config.ErrInvalid) || err.Error() != want {

@@ -20,7 +20,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"pelton/edges/internal/kafka/kafkatest"
-
 	"pelton/internal/secret"
 )
 

@@ -40,14 +40,14 @@ type world struct {
 	env    []string
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, more ...kfake.Opt) *world {
 	t.Helper()
 	w := &world{t: t, binary: filepath.Join(t.TempDir(), "pelton"), nats: enginetest.Start(t), data: t.TempDir()}
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", w.binary, "pelton/cmd/pelton")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	w.startKafka(kfake.SeedTopics(4, "commands", "results"))
+	w.startKafka(append(more, kfake.SeedTopics(4, "commands", "results"))...)
 	t.Cleanup(func() { w.kafka.Close() })
 	w.env = append(os.Environ(),
 		"NATS_URL="+w.nats.URL(),

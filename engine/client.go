@@ -35,6 +35,10 @@ type Client struct {
 	log    *slog.Logger
 	owned  bool
 	limits wire.Limits
+
+	// afterReplaced is called between the record of a replacement and its
+	// schedule: tests look there. Nothing else sets it.
+	afterReplaced func()
 }
 
 // Connect makes a connection to the broker and a client on it. An empty url is

@@ -187,7 +187,7 @@ func TestFrozenWorkerIsSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := NewWorker(c, WorkerConfig{})
-	p := newPool(w, wire.PlainLane("default"), 1, 30*time.Second)
+	p := newPool(w, Queue{Name: "default", Slots: 1})
 	frozen := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-5 * time.Minute), msg: &nats.Msg{Reply: "held.frozen"}}
 	fresh := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-11 * time.Second), msg: &nats.Msg{Reply: "held.fresh"}}
 	w.leases.add(frozen)

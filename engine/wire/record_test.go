@@ -172,7 +172,7 @@ func TestRecordRoundTrip(t *testing.T) {
 			State: wire.State(rapid.StringN(1, 20, -1).Draw(t, "state")), Attempt: rapid.Int().Draw(t, "attempt"), Deaths: rapid.Int().Draw(t, "deaths"),
 			Sequence: rapid.Uint64().Draw(t, "sequence"), Generation: rapid.Int().Draw(t, "generation"), DueSeq: rapid.Uint64().Draw(t, "due"),
 			Priority: rapid.SampledFrom([]wire.Priority{"", wire.PriorityHigh, wire.PriorityLow}).Draw(t, "priority"), Body: value.Draw(t, "body"),
-			Result:   value.Draw(t, "result"), Error: failure.Draw(t, "error"), Attempts: rapid.SliceOfN(attempt, 1, 3).Draw(t, "attempts"),
+			Result: value.Draw(t, "result"), Error: failure.Draw(t, "error"), Attempts: rapid.SliceOfN(attempt, 1, 3).Draw(t, "attempts"),
 			Origin: text.Draw(t, "origin"), Worker: text.Draw(t, "worker"),
 			QueuedAt: instant.Draw(t, "queued"), ETA: instant.Draw(t, "eta"), StartedAt: instant.Draw(t, "started"), FinishedAt: instant.Draw(t, "finished"),
 			Progress: value.Draw(t, "progress"), Parent: text.Draw(t, "parent"), Root: text.Draw(t, "root"),

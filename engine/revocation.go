@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine/wire"
@@ -77,17 +78,25 @@ func (r *revocations) bind(ctx context.Context) error {
 	}
 }
 
-// run hears of revocations until ctx is done.
+// run hears of revocations until ctx is done. When the connection is back they
+// are all read again: the watcher would take ten seconds to see that it is not
+// told any more.
 func (r *revocations) run(ctx context.Context) {
 	if r.watcher == nil {
 		return
 	}
-	defer r.unwatch()
-	defer func() { _ = r.watcher.Stop() }()
+	defer r.stop()
+	reconnected := r.w.c.nc.StatusChanged(nats.CONNECTED)
+	defer r.w.c.nc.RemoveStatusListener(reconnected)
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-reconnected:
+			r.stop()
+			if err := r.w.c.persist(ctx, r.bind); err != nil || r.watcher == nil {
+				return
+			}
 		case entry, more := <-r.watcher.Updates():
 			if !more {
 				return
@@ -96,6 +105,14 @@ func (r *revocations) run(ctx context.Context) {
 				r.note(entry)
 			}
 		}
+	}
+}
+
+func (r *revocations) stop() {
+	if r.watcher != nil {
+		_ = r.watcher.Stop()
+		r.unwatch()
+		r.watcher = nil
 	}
 }
 

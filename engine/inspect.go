@@ -79,6 +79,9 @@ func (c *Client) lookAtQueue(ctx context.Context, queue string) (QueueStatus, er
 			return s, err
 		}
 	}
+	if s.State == QueueNoWorker && s.Running+uint64(s.Waiting) > 0 {
+		s.State = QueueOK // a worker works the lanes above
+	}
 	var err error
 	_, s.Dead, err = c.firstOfSubject(ctx, c.ns.DeadStream(), c.ns.DeadFilter(queue))
 	return s, err

@@ -188,6 +188,17 @@ func FormatWaits(waits ...time.Duration) string {
 	return strings.Join(parts, ",")
 }
 
+// All are the waits, in their order.
+func (w Waits) All() []time.Duration {
+	var all []time.Duration
+	for part := range strings.SplitSeq(string(w), ",") {
+		if d, err := time.ParseDuration(part); err == nil {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
 // After is the wait after a failed attempt, the first of which is 1.
 func (w Waits) After(attempt int) time.Duration {
 	rest := string(w)

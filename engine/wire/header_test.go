@@ -204,6 +204,9 @@ func TestWaits(t *testing.T) {
 		if err != nil || m.Backoff != (wire.Backoff{}) {
 			t.Fatalf("%s: %+v, %v", text, m, err)
 		}
+		if !slices.Equal(m.Waits.All(), waits) {
+			t.Fatalf("%s are %s", text, m.Waits.All())
+		}
 		attempt := rapid.IntRange(1, wire.MaxAttempts).Draw(t, "attempt")
 		if got, want := m.Waits.After(attempt), waits[min(attempt, len(waits))-1]; got != want {
 			t.Fatalf("%s after attempt %d: %s, want %s", text, attempt, got, want)

@@ -105,6 +105,8 @@ type Queue struct {
 	MaxBytes      Bytes         `koanf:"max_bytes"`
 	AckWait       time.Duration `koanf:"ack_wait"`
 	MaxAckPending int           `koanf:"max_ack_pending"`
+	Priorities    []string      `koanf:"priorities"` // lanes beside the plain one: high, low
+	Poll          string        `koanf:"poll"`       // how the lanes share the slots: strict or weighted
 }
 
 // Results says how long records are kept, and how many of a queue.

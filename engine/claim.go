@@ -32,13 +32,16 @@ func judge(r *Record, d *delivery) verdict {
 		if d.due && r.Attempt <= d.meta.Attempt && r.Generation <= d.meta.Generation && !r.ETA.After(d.meta.ETA) {
 			return verdictRun // its time has come
 		}
+		if !d.due && r.Sequence == 0 {
+			return verdictDone // what is parked never stood in the queue
+		}
 		// This message has led to what is parked; perhaps only in the record.
 		return verdictParked
 	case r.Attempt > d.meta.Attempt, r.Generation > d.meta.Generation, r.Due && !d.due:
 		return verdictDone // what was parked is under way: its message exists
-	case d.due && r.DueSeq != 0 && r.DueSeq != d.sequence && r.State != wire.StateQueued:
-		// Its schedule fired twice, as it may when it was published again just
-		// then: the other one was taken first.
+	case d.due && (!r.Due || r.DueSeq != 0 && r.DueSeq != d.sequence) && r.State != wire.StateQueued:
+		// Another message of this id was taken first: one of the queue, or its
+		// schedule fired twice, as it may when it was published again just then.
 		return verdictDone
 	}
 	return verdictRun

@@ -116,7 +116,14 @@ func TestJudge(t *testing.T) {
 		{"the next attempt was handed back", due, record(wire.StateQueued, 2, 3, 7), verdictDone},
 		{"parked, due and running, the ack of the first was lost", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Sequence: 7, Due: true}, verdictDone},
 		{"its own time", due, record(wire.StateRetrying, 2, 2, 7), verdictRun},
-		{"started by a worker that died", due, record(wire.StateStarted, 2, 2, 7), verdictRun},
+		{"started by a worker that died", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Due: true, DueSeq: 7}, verdictRun},
+		{"its schedule fired twice", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Due: true, DueSeq: 6}, verdictDone},
+		{"due while a copy of the queue is started", due, record(wire.StateStarted, 2, 2, 7), verdictDone},
+		{"a copy while one is scheduled that never stood in the queue", plain, record(wire.StateScheduled, 2, 2, 0), verdictDone},
+		{"replaced, the old schedule fired all the same", due, &Record{State: wire.StateScheduled, Run: 2, Attempt: 2, Generation: 1}, verdictParked},
+		{"replaced, and the new one is taken", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Generation: 1, Due: true, DueSeq: 9}, verdictDone},
+		{"snoozed, ack lost", due, &Record{State: wire.StateScheduled, Run: 2, Attempt: 2, ETA: time.Now()}, verdictParked},
+		{"copy of another lane", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Sequence: 7, Priority: wire.PriorityHigh}, verdictDone},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := judge(tc.r, tc.d); got != tc.want {

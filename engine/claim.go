@@ -32,10 +32,11 @@ func judge(r *Record, d *delivery) verdict {
 		if d.due && r.Attempt <= d.meta.Attempt && r.Generation <= d.meta.Generation && !r.ETA.After(d.meta.ETA) {
 			return verdictRun // its time has come
 		}
-		if !d.due && r.Sequence == 0 {
-			return verdictDone // what is parked never stood in the queue
+		if r.Generation <= d.meta.Generation && (d.due && r.DueSeq != d.sequence || !d.due && r.Sequence == 0) {
+			return verdictDone // a copy: what is parked has come of another message
 		}
-		// This message has led to what is parked; perhaps only in the record.
+		// This message has led to what is parked, perhaps only in the record; or
+		// the record has replaced it.
 		return verdictParked
 	case r.Attempt > d.meta.Attempt, r.Generation > d.meta.Generation, r.Due && !d.due:
 		return verdictDone // what was parked is under way: its message exists

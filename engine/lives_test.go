@@ -200,7 +200,7 @@ func (p *lives) send(ctx context.Context, l *life, random *rand.Rand, delay time
 	if random.IntN(3) == 0 {
 		opts = append(opts, WithTracked())
 	}
-	if !first && delay < sooner && l.strict {
+	if !first && delay < sooner+300*time.Millisecond && l.strict {
 		return nil // it would go to the queue, where a copy may go first
 	}
 	_, err := p.c.SendRaw(ctx, DefaultQueue, "live", must(json.Marshal(body)), opts...)

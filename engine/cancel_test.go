@@ -86,7 +86,9 @@ func TestCancelWhereverItIs(t *testing.T) {
 	if _, err := kv.Put(s.ctx(), "default."+again, []byte(`{}`)); err != nil {
 		t.Fatal(err)
 	}
-	<-causes
+	if err := <-causes; !errors.Is(err, engine.ErrRevoked) {
+		t.Errorf("cause by the bucket: %v", err)
+	}
 	if _, err := s.client.Result("default", again).Wait(s.ctx()); !errors.Is(err, engine.ErrRevoked) {
 		t.Errorf("by the bucket: %v", err)
 	}

@@ -127,8 +127,10 @@ func (h heldTasks) Len() int           { return len(h) }
 func (h heldTasks) Less(i, j int) bool { return h[i].meta.ETA.Before(h[j].meta.ETA) }
 func (h heldTasks) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
 
-// Push and Pop are for package heap.
-func (h *heldTasks) Push(x any) { *h = append(*h, x.(*delivery)) } //nolint:errcheck // nothing else is pushed
+// Push is for package heap.
+func (h *heldTasks) Push(x any) { *h = append(*h, x.(*delivery)) }
+
+// Pop is the other one.
 func (h *heldTasks) Pop() any {
 	old := *h
 	last := old[len(old)-1]
@@ -144,5 +146,5 @@ func (h *heldTasks) due(now time.Time) *delivery {
 	if len(*h) == 0 || (*h)[0].meta.ETA.After(now) {
 		return nil
 	}
-	return heap.Pop(h).(*delivery) //nolint:errcheck // nothing else is in it
+	return heap.Pop(h).(*delivery)
 }

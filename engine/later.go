@@ -46,7 +46,7 @@ func (c *Client) publishLater(ctx context.Context, task string, body []byte, o s
 	a := wire.Address{Lane: o.lane(), Task: task, ID: o.id}
 	c.schedule(m, a, o.eta)
 	if explicit {
-		if err := c.notTaken(ctx, a); err != nil {
+		if err := c.waitNotTaken(ctx, a); err != nil {
 			return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
 		}
 	}
@@ -57,6 +57,21 @@ func (c *Client) publishLater(ctx context.Context, task string, body []byte, o s
 		return o.id, c.track(ctx, m, a)
 	}
 	return o.id, nil
+}
+
+// waitNotTaken asks notTaken until the broker answers.
+func (c *Client) waitNotTaken(ctx context.Context, a wire.Address) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		err := c.notTaken(ctx, a)
+		if !errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: nothing was stored: %w", ErrUnreachable, context.Cause(ctx))
+		case <-time.After(wait):
+		}
+	}
 }
 
 // notTaken reports whether an id is free for a task that is to wait: the broker

@@ -319,8 +319,8 @@ func TestRetryPolicies(t *testing.T) {
 	engine.HandleRaw(w, "broken", failing(broken), engine.WithRetry(byError))
 	engine.HandleRaw(w, "usual", failing(broken))
 	engine.HandleRaw(w, "panics", failing(broken), engine.WithRetry(func(int, error) (time.Duration, bool) { panic("policy") }))
-	engine.HandleRaw(w, "at", func(_ context.Context, m *engine.Message) ([]byte, error) {
-		_, _ = failing(broken)(nil, m) //nolint:staticcheck // it looks at no context
+	engine.HandleRaw(w, "at", func(ctx context.Context, m *engine.Message) ([]byte, error) {
+		_, _ = failing(broken)(ctx, m)
 		return nil, engine.RetryAt(time.Now().Add(800*time.Millisecond), broken)
 	})
 	s.work(w)

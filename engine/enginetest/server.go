@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -34,9 +35,19 @@ type ServerConfig struct {
 	SyncInterval time.Duration
 	// SyncAlways forces every message to disk before it is acknowledged.
 	SyncAlways bool
+	// Cluster makes it a node of a cluster.
+	Cluster *Cluster
 	// MaxStore bounds the disk space of JetStream in bytes; 0 leaves it to the
 	// server.
 	MaxStore int64
+}
+
+// Cluster is what makes a broker one of several. Each node has a name of its
+// own; the names and ports of all are known before any starts.
+type Cluster struct {
+	Name   string   // of the node
+	Port   int      // for the other nodes
+	Routes []string // nats://host:port of every node's Port
 }
 
 // Server is a broker in the process.
@@ -73,6 +84,17 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	if cfg.Port == 0 {
 		opts.Port = server.RANDOM_PORT
+	}
+	if c := cfg.Cluster; c != nil {
+		opts.ServerName = c.Name
+		opts.Cluster = server.ClusterOpts{Name: "pelton", Host: cfg.Host, Port: c.Port}
+		for _, route := range c.Routes {
+			u, err := url.Parse(route)
+			if err != nil {
+				return nil, fmt.Errorf("route: %w", err)
+			}
+			opts.Routes = append(opts.Routes, u)
+		}
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {

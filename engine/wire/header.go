@@ -42,11 +42,14 @@ const (
 // Bounds of what a message may ask for.
 const (
 	MaxDuration = 365 * 24 * time.Hour // delay, expiry, timeout, back-off
-	MaxAttempts = 1_000_000
-	MaxRun      = 1_000_000
-	MaxReplaced = 1_000_000 // generations of a task
-	MaxWaits    = 32        // in a list of waits
+	MaxAttempts = maxCount
+	MaxRun      = maxCount
+	MaxReplaced = maxCount // generations of a task
+	MaxWaits    = 32       // in a list of waits
 )
+
+// maxCount bounds every number that is counted up.
+const maxCount = 1_000_000
 
 // Bounds of the headers that a caller adds on his own; those of Pelton have
 // bounds each, those of the broker are its affair.
@@ -274,10 +277,10 @@ func ParseMeta(h Header, published time.Time) (Meta, error) {
 	}
 	p := metaParser{h: h, err: h.checkOwn()}
 	m.ID = p.checked(HeaderID, CheckID)
-	m.Attempt = p.count(HeaderAttempt, 1, MaxAttempts)
-	m.MaxAttempts = p.count(HeaderMaxAttempts, 0, MaxAttempts)
-	m.Run = p.count(HeaderRun, 1, MaxRun)
-	m.Generation = p.count(HeaderGeneration, 0, MaxReplaced)
+	m.Attempt = p.count(HeaderAttempt, 1)
+	m.MaxAttempts = p.count(HeaderMaxAttempts, 0)
+	m.Run = p.count(HeaderRun, 1)
+	m.Generation = p.count(HeaderGeneration, 0)
 	m.Timeout = p.duration(HeaderTimeout)
 	m.Backoff, m.Waits = p.backoff()
 	m.ETA = p.eta(published)
@@ -384,14 +387,14 @@ func (p *metaParser) checked(name string, check func(string) error) string {
 	return value
 }
 
-func (p *metaParser) count(name string, otherwise, most int) int {
+func (p *metaParser) count(name string, otherwise int) int {
 	value, ok := p.h.Lookup(name)
 	if !ok {
 		return otherwise
 	}
 	n, err := strconv.Atoi(value)
-	if err != nil || n < 1 || n > most {
-		p.fail(&NameError{name, value, fmt.Sprintf("must be a whole number from 1 to %d", most)})
+	if err != nil || n < 1 || n > maxCount {
+		p.fail(&NameError{name, value, fmt.Sprintf("must be a whole number from 1 to %d", maxCount)})
 	}
 	return n
 }

@@ -19,9 +19,10 @@ const changeTries = 12
 
 // Cancel revokes a task wherever it is: one that waits, here or for its time,
 // does not run; the context of one that runs is cancelled. The record, which is
-// returned, says revoked from then on, whatever the handler does; that of a task
-// which a worker had taken has a StartedAt, and its handler may have begun. One
-// that has ended otherwise is [ErrTooLate], with its record; cancelling twice is
+// returned, says revoked from then on, whatever the handler does. Where it has a
+// StartedAt a worker had the task, and its handler may have begun; so may that
+// of one without an id of its own whose first run has gone on for less than a
+// second, because nothing is written of it. One that has ended otherwise is [ErrTooLate], with its record; cancelling twice is
 // no error.
 //
 // The record goes first and the message after it, because near its time the

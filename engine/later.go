@@ -61,16 +61,19 @@ func (c *Client) publishLater(ctx context.Context, task string, body []byte, o s
 
 // waitNotTaken asks notTaken until the broker answers.
 func (c *Client) waitNotTaken(ctx context.Context, a wire.Address) error {
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+	wait := 50 * time.Millisecond
+	for try := 0; ; try++ {
 		err := c.notTaken(ctx, a)
-		if !errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
+		absent := errors.Is(err, ErrNoQueue) && try < absentTries
+		if !absent && !errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: nothing was stored: %w", ErrUnreachable, context.Cause(ctx))
+			return endedError(ctx, false)
 		case <-time.After(wait):
 		}
+		wait = min(2*wait, time.Second)
 	}
 }
 

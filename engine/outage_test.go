@@ -181,7 +181,9 @@ func outageWorld(ctx context.Context, t *testing.T, nodes int, o *outage, attemp
 		t.Fatal(err)
 	}
 	for { // a cluster has no leader at first
-		_, err := topology.Apply(ctx, c.js, topo)
+		trying, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err := topology.Apply(trying, c.js, topo)
+		cancel()
 		if err == nil {
 			break
 		}
@@ -226,7 +228,7 @@ func delayedUnderKills(t *testing.T, nodes, tasks int) {
 				id := fmt.Sprintf("job-x%d", i)
 				eta := time.Now().Add(5*time.Second + time.Duration(rand.Int64N(int64(8*time.Second))))
 				o.etas.Store(id, eta)
-				if _, err := c.SendRaw(ctx, DefaultQueue, "toil", fmt.Appendf(nil, "%d", i), WithID(id), WithETA(eta)); err != nil {
+				if err := sendUntilStored(ctx, c, id, eta); err != nil {
 					t.Errorf("send: %v", err)
 					return
 				}
@@ -261,8 +263,21 @@ func retriesUnderKills(t *testing.T, nodes, tasks, attempts int) {
 	t.Logf("%d attempts, %d kills, %d nodes", tasks*attempts, kills, nodes)
 }
 
+// sendUntilStored repeats under its id what the brokers cannot confirm.
+func sendUntilStored(ctx context.Context, c *Client, id string, eta time.Time) error {
+	for doubt := false; ; doubt = true {
+		_, err := c.SendRaw(ctx, DefaultQueue, "toil", []byte(`1`), WithID(id), WithETA(eta))
+		switch {
+		case err == nil, doubt && errors.Is(err, ErrExists):
+			return nil
+		case !errors.Is(err, ErrUnconfirmed) && !errors.Is(err, ErrNoQueue) || ctx.Err() != nil:
+			return err
+		}
+	}
+}
+
 // killWhile kills brokers, one each second and a half, until all tasks have
-// ended; at least five, and the first at once.
+// ended; a cluster has the time to find itself again in between.
 func killWhile(ctx context.Context, t *testing.T, b *brokers, o *outage, tasks int) (kills int) {
 	t.Helper()
 	for ; o.done() < tasks; kills++ {
@@ -272,7 +287,7 @@ func killWhile(ctx context.Context, t *testing.T, b *brokers, o *outage, tasks i
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%d of %d tasks ended: %v", o.done(), tasks, ctx.Err())
-		case <-time.After(1500 * time.Millisecond):
+		case <-time.After(time.Duration(1+len(b.nodes)) * 750 * time.Millisecond):
 		}
 		b.kill(rand.IntN(len(b.nodes)))
 	}
@@ -287,6 +302,10 @@ func settle(ctx context.Context, t *testing.T, c *Client, o *outage, sent []stri
 	t.Helper()
 	for _, id := range sent {
 		r, err := c.Wait(ctx, DefaultQueue, id)
+		for errors.Is(err, ErrNoQueue) && ctx.Err() == nil { // a stream without a leader for a moment
+			<-time.After(100 * time.Millisecond)
+			r, err = c.Wait(ctx, DefaultQueue, id)
+		}
 		if err != nil || r.State != wire.StateSucceeded {
 			t.Fatalf("%s is lost: %+v, %v", id, r, err)
 		}

@@ -232,7 +232,9 @@ func (c *Client) waiting(m *stored, queue, id string, state wire.State) *Record 
 	return &Record{
 		ID: id, Run: meta.Run, Task: a.Task, Queue: queue, State: state, Attempt: meta.Attempt,
 		Generation: meta.Generation, Priority: a.Lane.Priority,
-		Origin: meta.Origin, QueuedAt: m.time.UTC(), ETA: meta.ETA, Parent: meta.Parent, Root: meta.Root, Trace: meta.Trace.Parent,
+		Origin: meta.Origin, QueuedAt: m.time.UTC(), ETA: meta.ETA, Parent: meta.Parent, Root: meta.Root,
+		ReplyTopic: meta.ReplyTopic, ReplyKey: meta.ReplyKey,
+		Trace: meta.Trace.Parent, TraceState: meta.Trace.State, Baggage: meta.Trace.Baggage,
 	}
 }
 

@@ -486,8 +486,12 @@ func (p *pool) slot(working context.Context) {
 // runOne runs a task and settles it, however its handler ends.
 func (p *pool) runOne(working context.Context, d *delivery) {
 	began := time.Now()
-	result := failed(errGoexit)
+	var result result
+	returned := false
 	defer func() {
+		if !returned {
+			result = failed(errGoexit)
+		}
 		d.end()
 		p.settler.add(p.w.settlement(d, result))
 		select {
@@ -499,4 +503,5 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 		d.ack()
 	}
 	result = p.w.process(working, d)
+	returned = true
 }

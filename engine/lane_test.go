@@ -281,6 +281,19 @@ func TestLanesAndTime(t *testing.T) {
 	}
 }
 
+func TestLanesAreThoseOfTheTopology(t *testing.T) {
+	cfg := WorkerConfig{
+		Queues:   []Queue{{Name: "mail"}, {Name: "plain"}},
+		Topology: topology.Config{Queues: []topology.Queue{{Name: "mail", Priorities: []wire.Priority{wire.PriorityLow}}}},
+	}.withDefaults()
+	if got := cfg.Queues[0].ranked(); len(got) != 2 || got[0].String() != "mail" || got[1].String() != "mail_low" {
+		t.Errorf("%v", got)
+	}
+	if got := cfg.Queues[1].ranked(); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestPollIsChecked(t *testing.T) {
 	err := WorkerConfig{Queues: []Queue{{Name: "mail", Slots: 1, Poll: "fair"}}}.withDefaults().validate()
 	if err == nil || err.Error() != `queues.mail.poll must be strict or weighted, got "fair"` {

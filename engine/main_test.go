@@ -26,15 +26,15 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(workerProcess(url, os.Getenv("PELTON_TEST_ACK_FIRST") != "", deaths))
 	}
-	if node := os.Getenv("PELTON_TEST_BROKER"); node != "" {
-		os.Exit(brokerProcess(node))
+	if node := os.Getenv("PELTON_TEST_NODE"); node != "" {
+		os.Exit(nodeProcess(node))
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// brokerProcess is a broker until SIGTERM. Its address is the first line it
+// nodeProcess is a broker until SIGTERM. Its address is the first line it
 // writes.
-func brokerProcess(node string) int {
+func nodeProcess(node string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	var cfg enginetest.ServerConfig

@@ -79,7 +79,7 @@ func (b *brokers) start(i int) {
 		b.t.Fatal(err)
 	}
 	child := exec.CommandContext(context.Background(), os.Args[0])
-	child.Env, child.Stderr = append(os.Environ(), "PELTON_TEST_BROKER="+string(node)), os.Stderr
+	child.Env, child.Stderr = append(os.Environ(), "PELTON_TEST_NODE="+string(node)), os.Stderr
 	out, err := child.StdoutPipe()
 	if err != nil {
 		b.t.Fatal(err)

@@ -71,7 +71,8 @@ type Queue struct {
 	Name  string
 	Slots int // tasks at once, of all its lanes; as many as there are CPUs unless set
 	// Priorities are the lanes that the queue has beside its plain one, each
-	// once. Poll says how the lanes share the slots; PollStrict unless set.
+	// once; those of WorkerConfig.Topology unless set. Poll says how the lanes
+	// share the slots; PollStrict unless set.
 	Priorities []wire.Priority
 	Poll       Poll
 }
@@ -82,7 +83,13 @@ func (cfg WorkerConfig) withDefaults() WorkerConfig {
 	}
 	cfg.Queues = append([]Queue(nil), cfg.Queues...)
 	for i := range cfg.Queues {
-		orInt(&cfg.Queues[i].Slots, runtime.GOMAXPROCS(0))
+		q := &cfg.Queues[i]
+		orInt(&q.Slots, runtime.GOMAXPROCS(0))
+		for _, settings := range cfg.Topology.Queues {
+			if settings.Name == q.Name && len(q.Priorities) == 0 {
+				q.Priorities = settings.Priorities
+			}
+		}
 	}
 	if cfg.Name == "" {
 		cfg.Name = defaultName()

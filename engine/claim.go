@@ -25,17 +25,25 @@ func judge(r *Record, d *delivery) verdict {
 		return verdictRun
 	case r.Run > d.meta.Run || r.State.Terminal():
 		return verdictDone
-	case !d.due && r.Sequence != 0 && r.Sequence != d.sequence && r.State != wire.StateQueued:
+	case !d.due && r.Sequence != 0 && (r.Sequence != d.sequence || r.Priority != d.addr.Lane.Priority) && r.State != wire.StateQueued:
 		// Another message of this id was taken first and is not finished.
 		return verdictDone
 	case r.State == wire.StateScheduled || r.State == wire.StateRetrying:
-		if d.due && r.Attempt <= d.meta.Attempt {
+		if d.due && r.Attempt <= d.meta.Attempt && r.Generation <= d.meta.Generation && !r.ETA.After(d.meta.ETA) {
 			return verdictRun // its time has come
 		}
-		// This message has led to what is parked; perhaps only in the record.
+		if r.Generation <= d.meta.Generation && (d.due && r.DueSeq != d.sequence || !d.due && r.Sequence == 0) {
+			return verdictDone // a copy: what is parked has come of another message
+		}
+		// This message has led to what is parked, perhaps only in the record; or
+		// the record has replaced it.
 		return verdictParked
-	case r.Attempt > d.meta.Attempt, r.Due && !d.due:
+	case r.Attempt > d.meta.Attempt, r.Generation > d.meta.Generation, r.Due && !d.due:
 		return verdictDone // what was parked is under way: its message exists
+	case d.due && (!r.Due || r.DueSeq != 0 && r.DueSeq != d.sequence) && r.State != wire.StateQueued:
+		// Another message of this id was taken first: one of the queue, or its
+		// schedule fired twice, as it may when it was published again just then.
+		return verdictDone
 	}
 	return verdictRun
 }
@@ -81,9 +89,12 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) bool {
 // stands, or the task shall not run; otherwise the record has changed.
 func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revision uint64) (done, run bool) {
 	r := w.claimRecord(d, before)
-	if wait := time.Until(d.meta.ETA); wait > holdAhead {
+	if res, unfit := w.unfit(d); unfit {
+		if before != nil && before.Run < d.meta.Run {
+			before = nil // it is of another life
+		}
 		d.setClaim(before, revision)
-		d.pool.settler.add(w.settlement(d, result{kind: resultPark, eta: d.meta.ETA}))
+		d.pool.settler.add(w.settlement(d, res))
 		return true, false
 	}
 	if r.Deaths >= w.cfg.MaxDeaths {
@@ -107,13 +118,30 @@ func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revisio
 	return true, false
 }
 
+// unfit tells what becomes of a task that is not to be claimed: revoked, past
+// its expiry, or too far ahead of its time to wait here.
+func (w *Worker) unfit(d *delivery) (result, bool) {
+	now := w.now()
+	switch {
+	case w.revocations.has(d):
+		return result{kind: resultRevoked}, true
+	case d.expired(now):
+		return result{kind: resultExpired}, true
+	case d.meta.ETA.Sub(now) > holdAhead:
+		return result{kind: resultPark, eta: d.meta.ETA}, true
+	}
+	return result{}, false
+}
+
 // claimRecord is the record of a run that begins, made from the one before.
 func (w *Worker) claimRecord(d *delivery, before *Record) *Record {
 	r := d.newRecord(w.cfg.Name)
 	r.State = wire.StateStarted
 	r.StartedAt = time.Now().UTC()
 	r.Due = d.due
-	if !d.due {
+	if d.due {
+		r.DueSeq = d.sequence
+	} else {
 		r.Sequence = d.sequence
 	}
 	if before == nil || before.Run < d.meta.Run {
@@ -151,6 +179,7 @@ func (w *Worker) markStarted(d *delivery) {
 func (d *delivery) newRecord(worker string) *Record {
 	return &Record{
 		ID: d.id, Run: d.meta.Run, Task: d.addr.Task, Queue: d.queue(), State: wire.StateQueued, Attempt: d.meta.Attempt,
+		Generation: d.meta.Generation, Priority: d.addr.Lane.Priority, ETA: d.meta.ETA.UTC(),
 		Origin: d.meta.Origin, Worker: worker, QueuedAt: d.published, Parent: d.meta.Parent, Root: d.meta.Root,
 		ReplyTopic: d.meta.ReplyTopic, ReplyKey: d.meta.ReplyKey,
 		Trace: d.meta.Trace.Parent, TraceState: d.meta.Trace.State, Baggage: d.meta.Trace.Baggage,

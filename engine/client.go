@@ -39,6 +39,10 @@ type Client struct {
 	// recordsOnly is set once the broker has forbidden a look into a queue:
 	// waiting does not ask again.
 	recordsOnly atomic.Bool
+
+	// afterReplaced is called between the record of a replacement and its
+	// schedule: tests look there. Nothing else sets it.
+	afterReplaced func()
 }
 
 // Connect makes a connection to the broker and a client on it. An empty url is

@@ -16,6 +16,7 @@ import (
 type delivery struct {
 	msg       *nats.Msg
 	pool      *pool
+	lane      *lane
 	due       bool // it came by the due lane
 	addr      wire.Address
 	meta      wire.Meta
@@ -33,6 +34,7 @@ type delivery struct {
 	mu       sync.Mutex
 	renewed  time.Time // when the broker last heard that it is held
 	lost     bool      // the lease has passed: no record, ack or nak any more
+	revoked  bool      // nobody wants it any more
 	cancel   context.CancelCauseFunc
 	started  time.Time // of its handler
 	record   *Record   // as this run claimed it; nil for a plain first delivery
@@ -43,8 +45,8 @@ type delivery struct {
 
 // newDelivery reads a message. It never fails: what cannot be read becomes a
 // delivery that is bad, with an id all the same.
-func newDelivery(p *pool, msg *nats.Msg, due bool, now time.Time) *delivery {
-	d := &delivery{msg: msg, pool: p, due: due, ackWait: p.ackWait, arrived: now, readyAt: now, renewed: now}
+func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *delivery {
+	d := &delivery{msg: msg, pool: p, lane: ln, due: due, ackWait: ln.ackWait, arrived: now, readyAt: now, renewed: now}
 	if md, err := msg.Metadata(); err == nil {
 		d.sequence = md.Sequence.Stream
 		d.redeliver = md.NumDelivered > 1
@@ -58,9 +60,9 @@ func newDelivery(p *pool, msg *nats.Msg, due bool, now time.Time) *delivery {
 		parse = ns.ParseDue
 	}
 	addr, err := parse(msg.Subject)
-	if err != nil || addr.Lane != p.lane {
+	if err != nil || addr.Lane != ln.lane {
 		d.bad = firstError(d.bad, err)
-		addr = wire.Address{Lane: p.lane, Task: wire.TaskInvalid}
+		addr = wire.Address{Lane: ln.lane, Task: wire.TaskInvalid}
 	}
 	d.addr = addr
 	meta, err := wire.ParseMeta(wire.Header(msg.Header), d.published)
@@ -78,21 +80,21 @@ func newDelivery(p *pool, msg *nats.Msg, due bool, now time.Time) *delivery {
 			// It would pass for another task. Only a task that is run again on
 			// purpose may have a free id in its message.
 			d.bad = firstError(d.bad, err)
-			d.id = wire.FreeID(p.lane, d.sequence)
+			d.id = wire.FreeID(ln.lane, d.sequence)
 		}
 	}
 	if due && d.bad == nil && !p.scheduledHere(d) {
 		// Whoever may write to the later stream could aim at any task of the
 		// queue; only the schedule of this very id may make it due.
 		d.bad = &wire.NameError{Field: headerScheduler, Value: msg.Header.Get(headerScheduler), Rule: "must be the schedule of this task"}
-		d.id = wire.FreeID(p.lane, d.sequence) + "-due"
+		d.id = wire.FreeID(ln.lane, d.sequence) + "-due"
 	}
 	return d
 }
 
 // scheduledHere reports whether a due message was fired by its own schedule.
 func (p *pool) scheduledHere(d *delivery) bool {
-	return wire.Header(d.msg.Header).Value(headerScheduler) == p.w.c.ns.LaterSubject(p.lane, d.id)
+	return wire.Header(d.msg.Header).Value(headerScheduler) == p.w.c.ns.LaterSubject(d.addr.Lane, d.id)
 }
 
 // explicit reports whether the id stands in the message, so that the record
@@ -123,13 +125,34 @@ func (d *delivery) answer(verb string) {
 	_ = d.pool.w.c.nc.Publish(d.msg.Reply, []byte(verb))
 }
 
-// begin notes that the handler starts and how it is stopped. It reports false
-// where the lease is lost already.
-func (d *delivery) begin(cancel context.CancelCauseFunc, now time.Time) bool {
+// begin notes that the handler starts and how it is stopped, unless it may not
+// start any more: then it tells what comes of that.
+func (d *delivery) begin(cancel context.CancelCauseFunc, now time.Time) (result, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	switch {
+	case d.lost:
+		return result{kind: resultNothing}, false
+	case d.revoked:
+		return result{kind: resultRevoked}, false
+	}
 	d.cancel, d.started = cancel, now
-	return !d.lost
+	return result{}, true
+}
+
+// revoke notes that nobody wants the task any more and stops the handler.
+func (d *delivery) revoke() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.revoked = true
+	if d.cancel != nil {
+		d.cancel(errRevoked)
+	}
+}
+
+// expired reports whether the task may not begin any more, now or at its time.
+func (d *delivery) expired(now time.Time) bool {
+	return !d.meta.Expires.IsZero() && (now.After(d.meta.Expires) || d.meta.ETA.After(d.meta.Expires))
 }
 
 // end notes that the handler has ended: what is not marked as started by now

@@ -33,6 +33,8 @@ var (
 	// ErrRevoked and ErrExpired: the task ended without a result.
 	ErrRevoked = errors.New("revoked")
 	ErrExpired = errors.New("expired")
+	// ErrTooLate: the task runs or has ended, and cannot be changed any more.
+	ErrTooLate = errors.New("too late")
 	// ErrUnreachable: the broker cannot be reached.
 	ErrUnreachable = errors.New("unreachable")
 	// ErrForbidden: the broker's permissions do not let this user do it; the
@@ -80,6 +82,34 @@ func RetryIn(d time.Duration, err error) error {
 	return &retryInError{wait: min(max(d, 0), wire.MaxDuration), err: err}
 }
 
+// RetryAt is [RetryIn] with a time: not before it, and at most a year ahead.
+// RetryAt(t, nil) is nil.
+func RetryAt(t time.Time, err error) error { return RetryIn(time.Until(t), err) }
+
+// Snooze is what a handler returns that wants to run again after a wait without
+// having failed: no attempt is used, and nothing is added to the record but the
+// new time. A task that snoozes for ever is ended by its expiry.
+func Snooze(d time.Duration) error { return &snoozeError{min(max(d, 0), wire.MaxDuration)} }
+
+type snoozeError struct{ wait time.Duration }
+
+func (e *snoozeError) Error() string { return "snoozes for " + e.wait.String() }
+
+// Drop wraps a handler's error after which the task is of no use to anybody: it
+// ends revoked, with the error in its record, and leaves no dead letter.
+// Drop(nil) is nil.
+func Drop(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &dropError{err}
+}
+
+type dropError struct{ err error }
+
+func (e *dropError) Error() string { return e.err.Error() }
+func (e *dropError) Unwrap() error { return e.err }
+
 type retryInError struct {
 	wait time.Duration
 	err  error
@@ -92,6 +122,7 @@ func (e *retryInError) Unwrap() error { return e.err }
 var (
 	errLeaseLost = errors.New("lease lost: the broker could not be told that the task is held")
 	errShutdown  = errors.New("worker shuts down")
+	errRevoked   = fmt.Errorf("task %w", ErrRevoked)
 	errDeadline  = fmt.Errorf("attempt ran out of time: %w", context.DeadlineExceeded)
 )
 

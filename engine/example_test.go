@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -60,6 +61,61 @@ func Example() {
 	// Output:
 	// default-1 3 × tea <nil>
 	// default-2  task default-2 failed at attempt 1: error: nothing to pack
+	// worker ended: <nil>
+}
+
+// A task may wait for its time in the broker, be replaced while it waits, and be
+// cancelled wherever it is. A handler says what follows an error.
+func ExampleClient_Replace() {
+	url, stop := exampleBroker()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := engine.Connect(ctx, url)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	w := engine.NewWorker(c, engine.WorkerConfig{})
+	busy := errors.New("the packing table is used")
+	engine.Handle(w, Pack, func(_ context.Context, o Order) (string, error) {
+		if o.Count > 9 {
+			return "", fmt.Errorf("%d at once: %w", o.Count, busy)
+		}
+		return fmt.Sprintf("%d × %s", o.Count, o.Item), nil
+	}, engine.WithRetry(engine.RetryFor(
+		func(err error) bool { return errors.Is(err, busy) },
+		engine.RetryAfter(time.Second, time.Minute),
+		engine.RetryNever(),
+	)))
+	working, drain := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(working) }()
+
+	packed, err := Pack.Send(ctx, c, Order{"tea", 3}, engine.WithID("order-tea"), engine.WithCountdown(time.Hour), engine.WithExpiresIn(2*time.Hour))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := c.Replace(ctx, packed.Queue(), packed.ID(), []byte(`{"item":"tea","count":4}`), time.Now()); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(packed.Wait(ctx))
+
+	unwanted, err := Pack.Send(ctx, c, Order{"air", 1}, engine.WithCountdown(time.Hour))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := unwanted.Cancel(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err = unwanted.Wait(ctx)
+	fmt.Println(errors.Is(err, engine.ErrRevoked))
+
+	drain()
+	fmt.Println("worker ended:", <-ended)
+	// Output:
+	// 4 × tea <nil>
+	// true
 	// worker ended: <nil>
 }
 

@@ -41,6 +41,8 @@ const (
 	resultFailed                     // the attempt failed
 	resultExpired                    // its time has passed
 	resultPark                       // its time has not come
+	resultSnooze                     // it asks for a later time, without an attempt
+	resultRevoked                    // nobody wants it any more
 	resultUnknown                    // no handler of its name
 	resultHandBack                   // it is to run elsewhere; nothing counts
 	resultNothing                    // settled already, or not ours any more
@@ -50,9 +52,10 @@ const (
 type result struct {
 	kind      resultKind
 	body      []byte        // resultDone
-	failure   *wire.Failure // resultFailed
+	failure   *wire.Failure // resultFailed, and of resultRevoked the reason if there is one
+	err       error         // the handler's own, for the policy
 	permanent bool          // no further attempt mends it
-	wait      time.Duration // before the next attempt, in place of the back-off
+	wait      time.Duration // before the next run, in place of the back-off
 	waitSet   bool
 	eta       time.Time // resultPark
 }
@@ -62,11 +65,17 @@ var errGoexit = errors.New("handler ended its goroutine (runtime.Goexit)")
 // failed is the result of a run whose handler returned an error: the one place
 // that decides what kind of failure an error is.
 func failed(err error) result {
-	res := result{kind: resultFailed, failure: &wire.Failure{Type: wire.FailureError, Message: err.Error()}}
+	res := result{kind: resultFailed, err: err, failure: &wire.Failure{Type: wire.FailureError, Message: err.Error()}}
 	var permanent *permanentError
 	var retry *retryInError
 	var panicked *panicError
+	var snooze *snoozeError
+	var drop *dropError
 	switch {
+	case errors.As(err, &snooze):
+		res = result{kind: resultSnooze, wait: snooze.wait}
+	case errors.As(err, &drop):
+		res.kind = resultRevoked
 	case isBadInput(err):
 		res.failure.Type, res.permanent = wire.FailureBadInput, true
 	case errors.As(err, &permanent):
@@ -98,7 +107,10 @@ func (w *Worker) process(working context.Context, d *delivery) result {
 	if r, _ := d.claim(); r == nil && !d.plain() && !w.prepare(working, d) {
 		return result{kind: resultNothing}
 	}
-	if !d.meta.Expires.IsZero() && time.Now().After(d.meta.Expires) {
+	if w.revocations.has(d) {
+		return result{kind: resultRevoked}
+	}
+	if d.expired(w.now()) {
 		return result{kind: resultExpired}
 	}
 	if d.addr.Task == wire.TaskDead {
@@ -111,7 +123,7 @@ func (w *Worker) process(working context.Context, d *delivery) result {
 	if !known {
 		return result{kind: resultUnknown}
 	}
-	return w.execute(working, d, h)
+	return w.execute(working, d, h.run)
 }
 
 func (w *Worker) checkBody(d *delivery) error {
@@ -129,8 +141,8 @@ func (w *Worker) execute(working context.Context, d *delivery, h handler) result
 	defer cancel(nil)
 	ctx, stop := context.WithTimeoutCause(ctx, timeout, errDeadline)
 	defer stop()
-	if !d.begin(cancel, time.Now()) {
-		return result{kind: resultNothing}
+	if res, may := d.begin(cancel, time.Now()); !may {
+		return res
 	}
 	info := w.info(ctx, d)
 	body, err := call(context.WithValue(ctx, infoKey{}, info), h, &Message{Body: d.msg.Data, Info: info})
@@ -140,6 +152,8 @@ func (w *Worker) execute(working context.Context, d *delivery, h handler) result
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errLeaseLost):
 		return result{kind: resultNothing}
+	case errors.Is(cause, errRevoked):
+		return result{kind: resultRevoked}
 	case errors.Is(cause, errShutdown):
 		return result{kind: resultHandBack}
 	case errors.Is(cause, errDeadline) && errors.Is(err, context.DeadlineExceeded):

@@ -39,6 +39,7 @@ type puller struct {
 	pulls   []pull // oldest first
 	next    uint64
 	heard   time.Time // last sign of life while something is asked for
+	moved   time.Time // when a message came last, or the request that still waits was made
 	retryAt time.Time
 	wait    time.Duration
 	trouble bool // said, until it is over
@@ -91,7 +92,7 @@ func (p *puller) want(n int, now time.Time) {
 		return
 	}
 	if len(p.pulls) == 0 {
-		p.heard = now
+		p.heard, p.moved = now, now
 	}
 	p.pulls = append(p.pulls, pull{id, n, now.Add(pullExpiry + pullSilence)})
 }
@@ -110,6 +111,7 @@ func (p *puller) outstanding() int {
 // it left, see ended.
 func (p *puller) delivered(now time.Time) {
 	p.alive(now)
+	p.moved = now
 	p.take(1)
 }
 

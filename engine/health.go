@@ -101,10 +101,10 @@ type signs struct {
 func (p *pool) troubles() []string {
 	var all []string
 	if p.signs.cannotFetch.Load() {
-		all = append(all, "queue "+p.lane.String()+": cannot fetch")
+		all = append(all, "queue "+p.queue+": cannot fetch")
 	}
 	if p.signs.cannotWrite.Load() {
-		all = append(all, "queue "+p.lane.String()+": outcomes cannot be written")
+		all = append(all, "queue "+p.queue+": outcomes cannot be written")
 	}
 	return all
 }

@@ -72,41 +72,70 @@ func (c *Client) QueueStatus(ctx context.Context, queue string) (QueueStatus, er
 }
 
 func (c *Client) lookAtQueue(ctx context.Context, queue string) (QueueStatus, error) {
-	lane := wire.PlainLane(queue)
 	s := QueueStatus{Queue: queue}
+	for _, priority := range []wire.Priority{wire.PriorityNone, wire.PriorityHigh, wire.PriorityLow} {
+		err := c.lookAtLane(ctx, wire.Lane{Queue: queue, Priority: priority}, &s)
+		if err != nil && (priority == wire.PriorityNone || !errors.Is(err, ErrNoQueue)) {
+			return s, err
+		}
+	}
+	if s.State == QueueNoWorker && s.Running+uint64(s.Waiting) > 0 {
+		s.State = QueueOK // a worker works the lanes above
+	}
+	var err error
+	_, s.Dead, err = c.firstOfSubject(ctx, c.ns.DeadStream(), c.ns.DeadFilter(queue))
+	return s, err
+}
+
+// lookAtLane adds a lane to the status of its queue.
+func (c *Client) lookAtLane(ctx context.Context, lane wire.Lane, s *QueueStatus) error {
 	tasks, err := c.streamInfo(ctx, c.ns.TaskStream(lane))
 	if err != nil {
-		return s, err
+		return err
 	}
 	later, err := c.streamInfo(ctx, c.ns.LaterStream(lane))
 	if err != nil {
-		return s, err
+		return err
 	}
 	ready, err := c.consumerInfo(ctx, tasks.Config.Name, wire.WorkersDurable)
 	if err != nil {
-		return s, err
+		return err
 	}
 	due, err := c.consumerInfo(ctx, later.Config.Name, wire.DueDurable)
 	if err != nil {
-		return s, err
+		return err
 	}
-	s.count(tasks, later, ready, due)
-	if _, s.Dead, err = c.firstOfSubject(ctx, c.ns.DeadStream(), c.ns.DeadFilter(queue)); err != nil {
-		return s, err
-	}
+	of := QueueStatus{Queue: s.Queue}
+	of.count(tasks, later, ready, due)
+	s.add(of)
 	for stream, filter := range map[string]string{
 		tasks.Config.Name: c.ns.TaskFilter(lane),
 		later.Config.Name: c.ns.DueFilter(lane),
 	} {
 		first, _, err := c.firstOfSubject(ctx, stream, filter)
 		if err != nil {
-			return s, err
+			return err
 		}
 		if first != nil && (s.Oldest.IsZero() || first.time.Before(s.Oldest)) {
 			s.Oldest = first.time
 		}
 	}
-	return s, nil
+	return nil
+}
+
+// states are those of a queue, the one that is told first before the others.
+var states = []QueueState{QueueNoConsumer, QueuePaused, QueueNoWorker, QueueFull, QueueOK}
+
+// add counts one more lane.
+func (s *QueueStatus) add(of QueueStatus) {
+	s.Pending += of.Pending
+	s.Running += of.Running
+	s.Later += of.Later
+	s.Waiting += of.Waiting
+	s.PausedUntil = latest(s.PausedUntil, of.PausedUntil)
+	if s.State == "" || slices.Index(states, of.State) < slices.Index(states, s.State) {
+		s.State = of.State
+	}
 }
 
 // count fills in what the consumers say; nil is one that is missing.

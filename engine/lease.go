@@ -34,6 +34,19 @@ func (l *leases) remove(d *delivery) {
 	delete(l.held, d)
 }
 
+// find are the deliveries of a task that are held.
+func (l *leases) find(task revokedTask) []*delivery {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var found []*delivery
+	for d := range l.held {
+		if d.id == task.id && d.queue() == task.queue {
+			found = append(found, d)
+		}
+	}
+	return found
+}
+
 // run renews until ctx is done.
 func (l *leases) run(ctx context.Context) {
 	tick := time.NewTicker(leaseTick)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"pelton/engine/enginetest"
 )
 
 // TestMain is also the main of the worker processes that tests start.
@@ -23,7 +26,31 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(workerProcess(url, os.Getenv("PELTON_TEST_ACK_FIRST") != "", deaths))
 	}
+	if node := os.Getenv("PELTON_TEST_NODE"); node != "" {
+		os.Exit(nodeProcess(node))
+	}
 	goleak.VerifyTestMain(m)
+}
+
+// nodeProcess is a broker until SIGTERM. Its address is the first line it
+// writes.
+func nodeProcess(node string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	var cfg enginetest.ServerConfig
+	if err := json.Unmarshal([]byte(node), &cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	s, err := enginetest.NewServer(cfg)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(s.URL())
+	<-ctx.Done()
+	s.Stop()
+	return 0
 }
 
 // workerProcess works the default queue until SIGTERM.

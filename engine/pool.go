@@ -19,25 +19,29 @@ const (
 	// drainWithin bounds the wait for what the broker has sent already when the
 	// fetching ends; without a connection nothing comes.
 	drainWithin = 2 * time.Second
-	// holdMost bounds how many tasks of the due lane are held for their time.
-	holdMost = 512
+	// holdMost bounds how many tasks are held for their time, and holdBytes how
+	// much their bodies may take. A second of a thousand due tasks, fired early,
+	// must find room.
+	holdMost  = 4096
+	holdBytes = 64 << 20
 	// abandonAfter is how long a cancelled handler may ignore it at shutdown.
 	abandonAfter = 5 * time.Second
 )
 
-// pool is the slots of one queue: one loop that owns what is held, asks both
-// lanes for exactly what is free, and gives slots to what is ready.
+// pool is the slots of one queue: one loop that owns what is held, asks the
+// consumers of its lanes for exactly what is free, and gives slots to what is
+// ready.
 //
-// Tasks that must be looked at before they may wait (those of the due lane, and
-// those with a time ahead) are looked at beside the loop, and then held without
-// a slot until their time. Both lanes are asked for the free slots, so together
-// they may bring up to twice as many; what finds no slot within handBackAfter
-// goes back.
+// Tasks that must be looked at before they may wait (those that have become due,
+// and those with a time ahead) are looked at beside the loop, and then held
+// without a slot until their time. Both consumers of a lane are asked for the
+// free slots, so together they may bring up to twice as many; what finds no slot
+// within handBackAfter goes back.
 type pool struct {
 	w       *Worker
-	lane    wire.Lane
+	queue   string
 	slots   int
-	ackWait time.Duration
+	poll    Poll
 	settler *settler
 	signs   *signs
 
@@ -49,18 +53,20 @@ type pool struct {
 	ended    chan struct{} // closed when the loop has ended
 
 	// Of the loop alone.
-	plain, dueLane *puller
-	running        int           // given to slots
-	ready          []*delivery   // wait for a slot, oldest first
-	held           []*delivery   // wait for their time
-	looking        int           // are looked at
-	plainAside     int           // of held and looking, those that came by the plain lane
-	pace           time.Duration // how long a task uses a slot, smoothed
-	stopping       bool
-	draining       int // subscriptions that may still bring something
+	lanes      []*lane       // the most urgent first
+	chooser    *chooser      // by weight
+	quietAfter time.Duration // see lane.quiet
+	running    int           // given to slots
+	held       heldTasks     // wait for their time
+	looking    int           // are looked at
+	asideBytes int           // of held and looking, the size of their bodies
+	pace       time.Duration // how long a task uses a slot, smoothed
+	stopping   bool
+	draining   int // subscriptions that may still bring something
 }
 
 type arrival struct {
+	lane *lane
 	from *puller
 	msg  *nats.Msg
 }
@@ -71,18 +77,23 @@ type looked struct {
 	run bool
 }
 
-func newPool(w *Worker, lane wire.Lane, slots int, ackWait time.Duration) *pool {
-	signs := w.vitals.newSigns(lane.String())
-	return &pool{
-		w: w, lane: lane, slots: slots, ackWait: ackWait, signs: signs, settler: newSettler(w, lane.String(), signs),
-		arrivals: make(chan arrival, 2*slots+16),
+func newPool(w *Worker, q Queue) *pool {
+	ranked, signs := q.ranked(), w.vitals.newSigns(q.Name)
+	p := &pool{
+		w: w, queue: q.Name, slots: q.Slots, poll: q.Poll, signs: signs, settler: newSettler(w, q.Name, signs),
+		arrivals: make(chan arrival, 2*q.Slots+16),
 		looked:   make(chan looked),
 		freed:    make(chan time.Duration),
-		drained:  make(chan struct{}, 2),
-		work:     make(chan *delivery, slots),
+		drained:  make(chan struct{}, 2*len(ranked)),
+		work:     make(chan *delivery, q.Slots),
 		ended:    make(chan struct{}),
+		chooser:  newChooser(ranked),
 		pace:     time.Second,
 	}
+	for _, l := range ranked {
+		p.lanes = append(p.lanes, &lane{lane: l})
+	}
+	return p
 }
 
 // run works until ctx is done and all that is held is done with or handed back.
@@ -128,8 +139,10 @@ func (p *pool) run(ctx, working context.Context) error {
 		case <-due.C:
 		case <-p.settler.paid:
 		case <-reconnected:
-			p.plain.reset()
-			p.dueLane.reset()
+			for _, ln := range p.lanes {
+				ln.plain.reset()
+				ln.due.reset()
+			}
 		case now := <-tick.C:
 			p.check(now)
 		case <-p.drained:
@@ -142,7 +155,7 @@ func (p *pool) run(ctx, working context.Context) error {
 		case <-abandon:
 			abandon, abandoned = nil, time.After(abandonAfter)
 		case <-abandoned:
-			p.w.log.ErrorContext(working, "handlers ignore their context, left behind", "queue", p.lane.String(), "handlers", p.running)
+			p.w.log.ErrorContext(working, "handlers ignore their context, left behind", "queue", p.queue, "handlers", p.running)
 			return nil
 		}
 	}
@@ -156,36 +169,158 @@ func (p *pool) idle() bool {
 
 func (p *pool) subscribe() error {
 	ns, nc := p.w.c.ns, p.w.c.nc
-	arrived := func(from *puller, m *nats.Msg) {
-		select {
-		case p.arrivals <- arrival{from, m}:
-		case <-p.ended:
+	p.quietAfter = quietAfter
+	if len(p.lanes) > 1 {
+		if rtt, err := nc.RTT(); err == nil {
+			p.quietAfter = min(max(quietAfter, 4*rtt), time.Second)
 		}
 	}
-	var err error
-	if p.plain, err = newPuller(nc, p.w.log, ns.TaskStream(p.lane), wire.WorkersDurable, false, arrived); err == nil {
-		p.dueLane, err = newPuller(nc, p.w.log, ns.LaterStream(p.lane), wire.DueDurable, true, arrived)
+	for _, ln := range p.lanes {
+		arrived := func(from *puller, m *nats.Msg) {
+			select {
+			case p.arrivals <- arrival{ln, from, m}:
+			case <-p.ended:
+			}
+		}
+		var err error
+		if ln.plain, err = newPuller(nc, p.w.log, ns.TaskStream(ln.lane), wire.WorkersDurable, false, arrived); err != nil {
+			return err
+		}
+		if ln.due, err = newPuller(nc, p.w.log, ns.LaterStream(ln.lane), wire.DueDurable, true, arrived); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // step gives free slots to what is ready and asks for as much as is free then.
-func (p *pool) step(due *time.Timer) {
-	now := time.Now()
-	p.release(now, due)
-	for p.running < p.slots && len(p.ready) > 0 {
-		d := p.ready[0]
-		p.ready = p.ready[1:]
+// It sets the timer to when there is something to do by itself.
+func (p *pool) step(wake *time.Timer) {
+	now, clock := time.Now(), p.w.now()
+	p.release(now, clock)
+	for p.running < p.slots {
+		ln := p.next(now)
+		if ln == nil {
+			break
+		}
+		d := ln.ready[0]
+		ln.ready = ln.ready[1:]
 		p.running++
 		p.work <- d
 	}
-	if p.stopping || p.settler.owed.Load() > p.mostOwed() {
+	if !p.stopping && p.settler.owed.Load() <= p.mostOwed() {
+		p.ask(now)
+	}
+	wake.Reset(p.sleep(now, clock))
+}
+
+// next is the lane whose oldest ready task has the next slot.
+func (p *pool) next(now time.Time) *lane {
+	has := func(i int) bool { return len(p.lanes[i].ready) > 0 }
+	i := 0
+	switch {
+	case len(p.lanes) == 1:
+		if !has(0) {
+			return nil
+		}
+	case p.poll == PollWeighted:
+		i = p.oldest() // the shares are kept where lanes are asked
+	default:
+		i = pickStrict(len(p.lanes), has, func(i int) bool { return p.lanes[i].quiet(now, p.quietAfter) })
+	}
+	if i < 0 {
+		return nil
+	}
+	return p.lanes[i]
+}
+
+// oldest is the lane whose task has waited longest for a slot, -1 where none
+// does.
+func (p *pool) oldest() int {
+	best := -1
+	for i, ln := range p.lanes {
+		if len(ln.ready) > 0 && (best < 0 || ln.ready[0].readyAt.Before(p.lanes[best].ready[0].readyAt)) {
+			best = i
+		}
+	}
+	return best
+}
+
+// ask asks the lanes for what is free. A lane that others share the slots with
+// is asked by its turn.
+func (p *pool) ask(now time.Time) {
+	if len(p.lanes) > 1 && p.poll == PollWeighted {
+		p.askWeighted(now)
 		return
 	}
-	free := p.slots - p.running - len(p.ready)
-	p.plain.want(free-p.plainAside, now)
+	free := p.slots - p.running
+	for _, ln := range p.lanes {
+		free -= len(ln.ready)
+		p.askLane(ln, free, now)
+		if len(p.lanes) > 1 && !ln.quiet(now, p.quietAfter) {
+			return // what it has goes first
+		}
+	}
+}
+
+// askLane asks both consumers of a lane for free slots.
+func (p *pool) askLane(ln *lane, free int, now time.Time) {
+	if p.asideBytes >= holdBytes {
+		return
+	}
+	room := p.holdable(free)
+	ln.plain.want(min(free, room-ln.aside), now)
 	if free > 0 {
-		p.dueLane.want(p.holdable(free)-(len(p.held)+p.looking-p.plainAside), now)
+		p.askDue(ln, room, now)
+	}
+}
+
+// askDue asks for tasks whose time comes: they are held without a slot.
+func (p *pool) askDue(ln *lane, room int, now time.Time) {
+	others := 0
+	for _, ln := range p.lanes {
+		others += ln.aside
+	}
+	ln.due.want(room-(len(p.held)+p.looking-others), now)
+}
+
+// askWeighted shares what is free among the lanes that have something, or may
+// have. One that has nothing keeps the request that says so; what it brings
+// later goes first to a slot by its rank.
+func (p *pool) askWeighted(now time.Time) {
+	if p.asideBytes >= holdBytes {
+		return
+	}
+	free := p.slots - p.running
+	for _, ln := range p.lanes {
+		free -= len(ln.ready)
+	}
+	room := p.holdable(free)
+	asked := make([]int, len(p.lanes))
+	left := free
+	for i, ln := range p.lanes {
+		asked[i] = ln.plain.outstanding()
+		if !ln.quiet(now, p.quietAfter) {
+			left -= asked[i]
+		}
+		if ln.plain.trouble {
+			asked[i] = max(asked[i], 1)
+		}
+	}
+	for ; left > 0; left-- {
+		i := p.chooser.pick(func(i int) bool {
+			return !p.lanes[i].quiet(now, p.quietAfter) && p.lanes[i].aside+asked[i] < room
+		})
+		if i < 0 {
+			break
+		}
+		asked[i]++
+	}
+	for i, ln := range p.lanes {
+		ln.plain.want(asked[i], now)
+		if free > 0 {
+			p.askDue(ln, room, now)
+		}
 	}
 }
 
@@ -194,33 +329,39 @@ func (p *pool) step(due *time.Timer) {
 // written this is the bound of what the worker holds.
 func (p *pool) mostOwed() int64 { return int64(max(4*p.slots, 64)) }
 
-// holdable is how many tasks of the due lane may be held for their time: as
-// many as the slots can run before a task that has found none goes back. Held
-// tasks use no slot until then, and a slot that is free now makes room for many
-// short ones.
+// holdable is how many tasks may be held for their time: as many as the slots
+// can run before a task that has found none goes back. Held tasks use no slot
+// until then, and a slot that is free now makes room for many short ones.
 func (p *pool) holdable(free int) int {
 	within := int(handBackAfter / max(p.pace, time.Millisecond))
 	return min(max(free, p.slots*within), holdMost)
 }
 
-// release moves what has come to its time from held to ready, and sets the
-// timer to the next.
-func (p *pool) release(now time.Time, due *time.Timer) {
-	next := time.Hour
-	kept := p.held[:0]
-	for _, d := range p.held {
-		if wait := d.meta.ETA.Sub(now); wait > 0 {
-			next = min(next, wait)
-			kept = append(kept, d)
-			continue
-		}
+// release moves what has come to its time from held to ready.
+func (p *pool) release(now, clock time.Time) {
+	for d := p.held.due(clock); d != nil; d = p.held.due(clock) {
 		p.unaside(d)
 		d.readyAt = now
-		p.ready = append(p.ready, d)
+		d.lane.ready = append(d.lane.ready, d)
 	}
-	clear(p.held[len(kept):])
-	p.held = kept
-	due.Reset(next)
+}
+
+// sleep is how long there is nothing to do but what others tell: until the next
+// task's time, or until it is known whether a lane has something.
+func (p *pool) sleep(now, clock time.Time) time.Duration {
+	sleep := time.Hour
+	if len(p.held) > 0 {
+		sleep = max(p.held[0].meta.ETA.Sub(clock), 0)
+	}
+	if len(p.lanes) == 1 || p.running == p.slots {
+		return sleep
+	}
+	for _, ln := range p.lanes {
+		if ln.plain.outstanding() > 0 && !ln.quiet(now, p.quietAfter) {
+			sleep = min(sleep, max(p.quietAfter-now.Sub(ln.plain.moved), time.Millisecond))
+		}
+	}
+	return sleep
 }
 
 // arrived takes a message or a status of a lane.
@@ -234,23 +375,24 @@ func (p *pool) arrived(working context.Context, a arrival) {
 		return
 	}
 	a.from.delivered(now)
-	d := newDelivery(p, a.msg, a.from.due, now)
+	d := newDelivery(p, a.lane, a.msg, a.from.due, now)
 	p.w.leases.add(d)
 	switch {
 	case p.stopping:
 		p.handBack(d)
-	case d.bad == nil && (d.due || d.meta.ETA.After(now)):
+	case d.bad == nil && (d.due || d.meta.ETA.After(p.w.now())):
 		p.lookAside(working, d)
 	default:
-		p.ready = append(p.ready, d)
+		a.lane.ready = append(a.lane.ready, d)
 	}
 }
 
 // lookAside looks at the record of a delivery while its time has not come.
 func (p *pool) lookAside(working context.Context, d *delivery) {
 	p.looking++
+	p.asideBytes += len(d.msg.Data)
 	if !d.due {
-		p.plainAside++
+		d.lane.aside++
 	}
 	go func() {
 		l := looked{d, p.w.prepare(working, d)}
@@ -270,45 +412,55 @@ func (p *pool) afterLook(l looked) {
 		p.unaside(l.d)
 		p.handBack(l.d)
 	default:
-		p.held = append(p.held, l.d)
+		p.held.add(l.d)
 	}
 }
 
 func (p *pool) unaside(d *delivery) {
+	p.asideBytes -= len(d.msg.Data)
 	if !d.due {
-		p.plainAside--
+		d.lane.aside--
 	}
 }
 
 // check is what is done now and then: find lost requests, and hand back what
 // has waited too long for a slot.
 func (p *pool) check(now time.Time) {
-	p.plain.check(now)
-	p.dueLane.check(now)
-	p.signs.cannotFetch.Store(p.plain.trouble || p.dueLane.trouble)
-	kept := p.ready[:0]
-	for _, d := range p.ready {
-		if now.Sub(d.readyAt) < handBackAfter {
-			kept = append(kept, d)
-			continue
+	trouble := false
+	for _, ln := range p.lanes {
+		ln.plain.check(now)
+		ln.due.check(now)
+		trouble = trouble || ln.plain.trouble || ln.due.trouble
+		kept := ln.ready[:0]
+		for _, d := range ln.ready {
+			if now.Sub(d.readyAt) < handBackAfter {
+				kept = append(kept, d)
+				continue
+			}
+			p.handBack(d)
 		}
-		p.handBack(d)
+		clear(ln.ready[len(kept):])
+		ln.ready = kept
 	}
-	clear(p.ready[len(kept):])
-	p.ready = kept
+	p.signs.cannotFetch.Store(trouble)
 }
 
 // stop ends the fetching and hands back what has not started.
 func (p *pool) stop() {
 	p.stopping = true
-	p.draining = 2
-	for _, lane := range []*puller{p.plain, p.dueLane} {
-		lane.drain(func() { p.drained <- struct{}{} })
+	p.draining = 2 * len(p.lanes)
+	for _, ln := range p.lanes {
+		ln.plain.drain(func() { p.drained <- struct{}{} })
+		ln.due.drain(func() { p.drained <- struct{}{} })
+		for _, d := range ln.ready {
+			p.handBack(d)
+		}
+		ln.ready = nil
 	}
-	for _, d := range append(p.ready, p.held...) {
+	for _, d := range p.held {
 		p.handBack(d)
 	}
-	p.ready, p.held = nil, nil
+	p.held = nil
 }
 
 // handBack returns what has not started to the queue. A record that says it
@@ -340,8 +492,12 @@ func (p *pool) slot(working context.Context) {
 // runOne runs a task and settles it, however its handler ends.
 func (p *pool) runOne(working context.Context, d *delivery) {
 	began := time.Now()
-	result := failed(errGoexit)
+	var result result
+	returned := false
 	defer func() {
+		if !returned {
+			result = failed(errGoexit)
+		}
 		d.end()
 		p.settler.add(p.w.settlement(d, result))
 		select {
@@ -353,4 +509,5 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 		d.ack()
 	}
 	result = p.w.process(working, d)
+	returned = true
 }

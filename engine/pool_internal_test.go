@@ -111,12 +111,20 @@ func TestJudge(t *testing.T) {
 		{"handed back", plain, record(wire.StateQueued, 2, 2, 3), verdictRun},
 		{"retry parked, ack lost", plain, record(wire.StateRetrying, 2, 3, 7), verdictParked},
 		{"delay parked, ack lost", plain, record(wire.StateScheduled, 2, 2, 7), verdictParked},
-		{"due again after the next was parked", due, record(wire.StateRetrying, 2, 3, 7), verdictParked},
+		{"due again after the next was parked", due, &Record{State: wire.StateRetrying, Run: 2, Attempt: 3, DueSeq: 7}, verdictParked},
+		{"a due copy while the next attempt of another is parked", due, record(wire.StateRetrying, 2, 3, 7), verdictDone},
 		{"the next attempt runs already", plain, record(wire.StateStarted, 2, 3, 7), verdictDone},
 		{"the next attempt was handed back", due, record(wire.StateQueued, 2, 3, 7), verdictDone},
 		{"parked, due and running, the ack of the first was lost", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Sequence: 7, Due: true}, verdictDone},
 		{"its own time", due, record(wire.StateRetrying, 2, 2, 7), verdictRun},
-		{"started by a worker that died", due, record(wire.StateStarted, 2, 2, 7), verdictRun},
+		{"started by a worker that died", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Due: true, DueSeq: 7}, verdictRun},
+		{"its schedule fired twice", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Due: true, DueSeq: 6}, verdictDone},
+		{"due while a copy of the queue is started", due, record(wire.StateStarted, 2, 2, 7), verdictDone},
+		{"a copy while one is scheduled that never stood in the queue", plain, record(wire.StateScheduled, 2, 2, 0), verdictDone},
+		{"replaced, the old schedule fired all the same", due, &Record{State: wire.StateScheduled, Run: 2, Attempt: 2, Generation: 1}, verdictParked},
+		{"replaced, and the new one is taken", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Generation: 1, Due: true, DueSeq: 9}, verdictDone},
+		{"snoozed, ack lost", due, &Record{State: wire.StateScheduled, Run: 2, Attempt: 2, DueSeq: 7, ETA: time.Now()}, verdictParked},
+		{"copy of another lane", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Sequence: 7, Priority: wire.PriorityHigh}, verdictDone},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := judge(tc.r, tc.d); got != tc.want {
@@ -187,7 +195,7 @@ func TestFrozenWorkerIsSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := NewWorker(c, WorkerConfig{})
-	p := newPool(w, wire.PlainLane("default"), 1, 30*time.Second)
+	p := newPool(w, Queue{Name: "default", Slots: 1})
 	frozen := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-5 * time.Minute), msg: &nats.Msg{Reply: "held.frozen"}}
 	fresh := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-11 * time.Second), msg: &nats.Msg{Reply: "held.fresh"}}
 	w.leases.add(frozen)

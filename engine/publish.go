@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,11 +22,18 @@ const dedupWindow = 20 * time.Second
 // publish stores one task and returns its id. With ErrExists it returns the id
 // that exists.
 func (c *Client) publish(ctx context.Context, task string, body []byte, o sendOptions) (string, error) {
+	later, err := o.settleTime(time.Now())
+	if err != nil {
+		return "", err
+	}
+	if later {
+		return c.publishLater(ctx, task, body, o)
+	}
 	m, err := c.taskMessage(task, body, o)
 	if err != nil {
 		return "", err
 	}
-	lane := wire.PlainLane(o.queue)
+	lane := o.lane()
 	ack, err := c.publishKnown(ctx, m, lane, o.id != "")
 	switch {
 	case err != nil && o.id != "":
@@ -66,7 +74,7 @@ func (c *Client) taskMessage(task string, body []byte, o sendOptions) (*nats.Msg
 		m.Header[headerExpectLastSubj] = []string{"0"}
 	}
 	m.Header[headerMsgID] = []string{rand.Text()}
-	m.Subject = c.ns.TaskSubject(wire.Address{Lane: wire.PlainLane(o.queue), Task: task, ID: o.id})
+	m.Subject = c.ns.TaskSubject(wire.Address{Lane: o.lane(), Task: task, ID: o.id})
 	return m, nil
 }
 
@@ -164,6 +172,9 @@ func (c *Client) publishOnce(ctx context.Context, m *nats.Msg) (*jetstream.PubAc
 // this very publish, whose PubAck was lost.
 func (c *Client) ownCopy(ctx context.Context, m *nats.Msg, lane wire.Lane) (*jetstream.PubAck, error) {
 	stream := c.ns.TaskStream(lane)
+	if strings.HasPrefix(m.Subject, c.ns.LaterSubject(lane, "")) {
+		stream = c.ns.LaterStream(lane)
+	}
 	s, err := c.leaderLast(ctx, stream, m.Subject)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, err)

@@ -185,9 +185,6 @@ func (c *Client) Lookup(ctx context.Context, queue, id string) (*Record, error) 
 // lookupWaiting finds the message of a task that has no record yet.
 func (c *Client) lookupWaiting(ctx context.Context, queue, id string) (*Record, error) {
 	lane, sequence, free := wire.ParseFreeID(id)
-	if !free || lane.Queue != queue {
-		lane = wire.PlainLane(queue)
-	}
 	if free && lane.Queue == queue {
 		m, err := c.leaderSequence(ctx, c.ns.TaskStream(lane), sequence)
 		if err != nil {
@@ -197,6 +194,22 @@ func (c *Client) lookupWaiting(ctx context.Context, queue, id string) (*Record, 
 			return c.waiting(m, queue, id, wire.StateQueued), nil
 		}
 	}
+	if free && lane.Queue == queue {
+		return c.lookupIn(ctx, lane, id)
+	}
+	// An explicit id may stand in any of the queue's lanes.
+	for _, priority := range []wire.Priority{wire.PriorityNone, wire.PriorityHigh, wire.PriorityLow} {
+		lane := wire.Lane{Queue: queue, Priority: priority}
+		r, err := c.lookupIn(ctx, lane, id)
+		if r != nil || err != nil && (priority == wire.PriorityNone || !errors.Is(err, ErrNoQueue)) {
+			return r, err
+		}
+	}
+	return nil, nil
+}
+
+// lookupIn finds the message of a task by its subject in the streams of a lane.
+func (c *Client) lookupIn(ctx context.Context, lane wire.Lane, id string) (*Record, error) {
 	places := []struct {
 		stream, subject string
 		state           wire.State
@@ -211,7 +224,7 @@ func (c *Client) lookupWaiting(ctx context.Context, queue, id string) (*Record, 
 			return nil, err
 		}
 		if m != nil {
-			return c.waiting(m, queue, id, place.state), nil
+			return c.waiting(m, lane.Queue, id, place.state), nil
 		}
 	}
 	return nil, nil
@@ -235,7 +248,10 @@ func (c *Client) waiting(m *stored, queue, id string, state wire.State) *Record 
 	}
 	return &Record{
 		ID: id, Run: meta.Run, Task: a.Task, Queue: queue, State: state, Attempt: meta.Attempt,
-		Origin: meta.Origin, QueuedAt: m.time.UTC(), ETA: meta.ETA, Parent: meta.Parent, Root: meta.Root, Trace: meta.Trace.Parent,
+		Generation: meta.Generation, Priority: a.Lane.Priority,
+		Origin: meta.Origin, QueuedAt: m.time.UTC(), ETA: meta.ETA, Parent: meta.Parent, Root: meta.Root,
+		ReplyTopic: meta.ReplyTopic, ReplyKey: meta.ReplyKey,
+		Trace: meta.Trace.Parent, TraceState: meta.Trace.State, Baggage: meta.Trace.Baggage,
 	}
 }
 

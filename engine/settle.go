@@ -68,8 +68,14 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 		s.record.Result = res.body
 	case resultExpired:
 		s.finish(wire.StateExpired, now)
+	case resultRevoked:
+		s.finish(wire.StateRevoked, now)
+		s.record.Error = res.failure
 	case resultPark:
-		w.park(s, wire.StateScheduled, d.meta.Attempt, res.eta)
+		w.park(s, wire.StateScheduled, d.meta.Attempt, res.eta, now)
+	case resultSnooze:
+		s.record.Deaths = 0
+		w.park(s, wire.StateScheduled, d.meta.Attempt, now.Add(res.wait), now)
 	case resultUnknown:
 		w.settleUnknown(s, now)
 	case resultFailed:
@@ -84,7 +90,7 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 // finish makes the record terminal.
 func (s *settlement) finish(state wire.State, now time.Time) {
 	s.record.State, s.record.FinishedAt = state, now
-	s.record.Error, s.record.ETA = nil, time.Time{}
+	s.record.Error, s.record.ETA, s.record.Body = nil, s.d.meta.ETA.UTC(), nil
 }
 
 // handBack sets a record that says started back to queued. A plain delivery
@@ -112,8 +118,9 @@ func (w *Worker) settleFailed(s *settlement, res result, now time.Time) {
 		Attempt: s.d.meta.Attempt, Worker: w.cfg.Name, StartedAt: s.record.StartedAt, FinishedAt: now, Error: &f,
 	})
 	if eta, again := w.nextAttempt(s.d, res, now); again {
-		w.park(s, wire.StateRetrying, s.d.meta.Attempt+1, eta)
-		s.record.Error, s.record.Deaths = &f, 0
+		s.record.Deaths = 0
+		w.park(s, wire.StateRetrying, s.d.meta.Attempt+1, eta, now)
+		s.record.Error = &f
 		return
 	}
 	w.bury(s, &f, now)
@@ -133,16 +140,22 @@ func (w *Worker) settleUnknown(s *settlement, now time.Time) {
 		w.bury(s, f, now)
 		return
 	}
-	w.park(s, wire.StateScheduled, s.d.meta.Attempt, now.Add(w.cfg.UnknownTaskPark))
+	w.park(s, wire.StateScheduled, s.d.meta.Attempt, now.Add(w.cfg.UnknownTaskPark), now)
 	s.record.Error = f
 }
 
-func (w *Worker) park(s *settlement, state wire.State, attempt int, eta time.Time) {
+// park puts the task where the broker holds it until a time. One that expires
+// before is expired at once: it will never run.
+func (w *Worker) park(s *settlement, state wire.State, attempt int, eta, now time.Time) {
+	if expires := s.d.meta.Expires; !expires.IsZero() && eta.After(expires) {
+		s.finish(wire.StateExpired, now)
+		return
+	}
 	s.record.State, s.record.Attempt, s.record.ETA, s.record.Due = state, attempt, eta.UTC(), true
 	if s.record.Sequence == 0 && !s.d.due {
 		s.record.Sequence = s.d.sequence
 	}
-	s.after = w.parkMessage(s.d, attempt, eta)
+	s.after = w.parkMessage(s.d, s.record, attempt, eta)
 }
 
 func (w *Worker) bury(s *settlement, f *wire.Failure, now time.Time) {
@@ -154,7 +167,7 @@ func (w *Worker) bury(s *settlement, f *wire.Failure, now time.Time) {
 // parkedAgain settles a delivery whose record says that a later attempt is
 // owed: the same schedule once more, which replaces what waits, then the ack.
 func (w *Worker) parkedAgain(d *delivery, r *Record) *settlement {
-	return &settlement{d: d, after: w.parkMessage(d, r.Attempt, r.ETA)}
+	return &settlement{d: d, after: w.parkMessage(d, r, r.Attempt, r.ETA)}
 }
 
 // settler pays the settlements of one queue, as many at once as have gathered

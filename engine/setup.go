@@ -43,6 +43,9 @@ func (w *Worker) topology() (topology.Topology, error) {
 				settings = given
 			}
 		}
+		if len(q.Priorities) > 0 {
+			settings.Priorities = q.Priorities
+		}
 		wanted.Queues = append(wanted.Queues, settings)
 	}
 	return topology.New(wanted)
@@ -113,16 +116,22 @@ func (w *Worker) bind(ctx context.Context) ([]*pool, error) {
 	err = w.c.persist(ctx, func(ctx context.Context) error {
 		pools = pools[:0]
 		for _, q := range w.cfg.Queues {
-			lane := wire.PlainLane(q.Name)
-			ackWait, err := bindable(ctx, w.c, w.c.ns.TaskStream(lane), wire.WorkersDurable)
-			if err != nil {
-				return err
+			p := newPool(w, q)
+			for _, ln := range p.lanes {
+				ackWait, err := bindable(ctx, w.c, w.c.ns.TaskStream(ln.lane), wire.WorkersDurable)
+				if err != nil {
+					return err
+				}
+				ln.ackWait = ackWait
 			}
-			pools = append(pools, newPool(w, lane, q.Slots, ackWait))
+			pools = append(pools, p)
 		}
 		return nil
 	})
-	return pools, err
+	if err != nil {
+		return nil, err
+	}
+	return pools, w.c.persist(ctx, w.revocations.bind)
 }
 
 // temporary reports whether a set-up failed only because nobody answered.

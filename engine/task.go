@@ -108,6 +108,7 @@ type sendOptions struct {
 	id     string
 	header wire.Header
 	err    error
+	timing
 }
 
 func (o sendOptions) clone() sendOptions {

@@ -38,6 +38,10 @@ type WorkerConfig struct {
 	MaxAttempts int
 	// Backoff between attempts of a task that names none; 1s..10m unless set.
 	Backoff wire.Backoff
+	// Retry decides in place of Backoff what follows a failed attempt, for
+	// handlers without a policy of their own. A task that names its waits keeps
+	// them.
+	Retry RetryPolicy
 	// MaxDeaths is how many workers may die over one attempt before the task
 	// is dead-lettered as poison; 3 unless set.
 	MaxDeaths int
@@ -65,7 +69,12 @@ type WorkerConfig struct {
 // Queue is a queue that a worker works.
 type Queue struct {
 	Name  string
-	Slots int // tasks at once; as many as there are CPUs unless set
+	Slots int // tasks at once, of all its lanes; as many as there are CPUs unless set
+	// Priorities are the lanes that the queue has beside its plain one, each
+	// once; those of WorkerConfig.Topology unless set. Poll says how the lanes
+	// share the slots; PollStrict unless set.
+	Priorities []wire.Priority
+	Poll       Poll
 }
 
 func (cfg WorkerConfig) withDefaults() WorkerConfig {
@@ -74,7 +83,13 @@ func (cfg WorkerConfig) withDefaults() WorkerConfig {
 	}
 	cfg.Queues = append([]Queue(nil), cfg.Queues...)
 	for i := range cfg.Queues {
-		orInt(&cfg.Queues[i].Slots, runtime.GOMAXPROCS(0))
+		q := &cfg.Queues[i]
+		orInt(&q.Slots, runtime.GOMAXPROCS(0))
+		for _, settings := range cfg.Topology.Queues {
+			if settings.Name == q.Name && len(q.Priorities) == 0 {
+				q.Priorities = settings.Priorities
+			}
+		}
 	}
 	if cfg.Name == "" {
 		cfg.Name = defaultName()
@@ -110,6 +125,9 @@ func (cfg WorkerConfig) validate() error {
 		if q.Slots < 1 || q.Slots > 10_000 {
 			return fmt.Errorf("worker.queues.%s must be from 1 to 10000 slots, got %d", q.Name, q.Slots)
 		}
+		if err := q.Poll.validate(); err != nil {
+			return fmt.Errorf("queues.%s.%w", q.Name, err)
+		}
 	}
 	if err := wire.CheckID(cfg.Name); err != nil {
 		return fmt.Errorf("worker.name: %w", err)
@@ -144,8 +162,11 @@ type Worker struct {
 	cfg      WorkerConfig
 	err      error // of the configuration, reported by Run
 	log      *slog.Logger
-	handlers map[string]handler
+	handlers map[string]handling
 	used     atomic.Bool
+	now      func() time.Time // the clock that times of tasks are compared with
+
+	revocations *revocations
 
 	leases  *leases
 	aside   sync.WaitGroup // what is done beside the loops: started marks, mending
@@ -161,8 +182,9 @@ type Worker struct {
 // Run.
 func NewWorker(c *Client, cfg WorkerConfig) *Worker {
 	cfg = cfg.withDefaults()
-	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handler{}}
+	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handling{}, now: time.Now}
 	w.leases = newLeases(w)
+	w.revocations = newRevocations(w)
 	return w
 }
 
@@ -172,6 +194,21 @@ func (w *Worker) Name() string { return w.cfg.Name }
 // handler is a task's handler with its types erased: body in, result out. A nil
 // result is null.
 type handler func(ctx context.Context, m *Message) ([]byte, error)
+
+// handling is a handler with what was said of it.
+type handling struct {
+	run   handler
+	retry RetryPolicy
+}
+
+// HandleOption says something of a handler.
+type HandleOption func(*handling)
+
+// WithRetry decides what follows a failed attempt of the handler's task, in
+// place of the worker's back-off.
+func WithRetry(policy RetryPolicy) HandleOption {
+	return func(h *handling) { h.retry = policy }
+}
 
 // Message is a task as a raw handler gets it. The body is the handler's to read
 // for as long as it runs.
@@ -184,8 +221,8 @@ type Message struct {
 // same name and after Run: both are programming errors. A body that does not
 // decode into In, or that its method Validate() error refuses, is dead-lettered
 // without a retry.
-func Handle[In, Out any](w *Worker, t *Task[In, Out], h func(context.Context, In) (Out, error)) {
-	w.register(t.name, func(ctx context.Context, m *Message) ([]byte, error) {
+func Handle[In, Out any](w *Worker, t *Task[In, Out], h func(context.Context, In) (Out, error), opts ...HandleOption) {
+	w.register(t.name, opts, func(ctx context.Context, m *Message) ([]byte, error) {
 		var in In
 		if err := json.Unmarshal(m.Body, &in); err != nil {
 			return nil, badInput(err)
@@ -209,21 +246,25 @@ func Handle[In, Out any](w *Worker, t *Task[In, Out], h func(context.Context, In
 
 // HandleRaw registers the handler of a task by name. Its result must be JSON;
 // nil is null. It panics as Handle does, and on a bad name.
-func HandleRaw(w *Worker, task string, h func(context.Context, *Message) ([]byte, error)) {
+func HandleRaw(w *Worker, task string, h func(context.Context, *Message) ([]byte, error), opts ...HandleOption) {
 	if err := checkOwnTask(task); err != nil {
 		panic(err)
 	}
-	w.register(task, h)
+	w.register(task, opts, h)
 }
 
-func (w *Worker) register(task string, h handler) {
+func (w *Worker) register(task string, opts []HandleOption, h handler) {
 	if w.used.Load() {
 		panic(fmt.Errorf("task %s: handler registered after Run", task))
 	}
 	if _, taken := w.handlers[task]; taken {
 		panic(fmt.Errorf("task %s: second handler", task))
 	}
-	w.handlers[task] = h
+	handles := handling{run: h}
+	for _, opt := range opts {
+		opt(&handles)
+	}
+	w.handlers[task] = handles
 }
 
 // Run works until ctx is done, then ends in this order: it stops fetching,
@@ -265,6 +306,8 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	stopLeases := background(w.leases.run)
 	defer stopLeases()
 	w.vitals.watch(pools)
+	stopRevocations := background(w.revocations.run)
+	defer stopRevocations()
 	w.log.InfoContext(ctx, "worker started", "queues", w.queueNames())
 	var group sync.WaitGroup
 	failed := make(chan error, len(pools))

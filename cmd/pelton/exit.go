@@ -27,7 +27,7 @@ const (
 	exitTimeout     = 4   // the task goes on
 	exitTaskFailed  = 5   // the task ended failed, revoked or expired
 	exitUnreachable = 6   // a broker, or it refused the credentials
-	exitRefused     = 7   // queue full, id exists
+	exitRefused     = 7   // queue full, id exists, too late
 	exitStopped     = 8   // stopped for safety: somebody has to look
 	exitDifference  = 9   // what was compared differs, or doctor found a FAIL
 	exitInterrupted = 130 // by a signal
@@ -73,7 +73,7 @@ var exits = []struct {
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
 	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart, health.ErrListen}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},
-	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrForbidden}},
+	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrTooLate, engine.ErrForbidden}},
 	{exitNotFound, []error{engine.ErrNotFound, engine.ErrNoQueue, topology.ErrMissing, produce.ErrNoTopic}},
 	{exitUnreachable, []error{
 		health.ErrUnreachable, engine.ErrUnreachable, engine.ErrUnconfirmed, produce.ErrUnreachable, produce.ErrRefused,

@@ -109,7 +109,7 @@ func TestExitUsage(t *testing.T) {
 		{args: "wroker", want: `unknown command "pelton wroker", did you mean worker? (see pelton --help)`},
 		{args: "wroker --queues a", want: `unknown command "pelton wroker", did you mean worker? (see pelton --help)`},
 		{args: "enqueu print 1", want: `unknown command "pelton enqueu", did you mean enqueue? (see pelton --help)`},
-		{args: "task", want: `say which: show, wait (see pelton task --help)`},
+		{args: "task", want: `say which: cancel, show, wait (see pelton task --help)`},
 		{args: "task shwo x", want: `unknown command "pelton task shwo", did you mean show? (see pelton task --help)`},
 		{args: "help wroker", want: `pelton has no command "wroker" (see pelton --help)`},
 		{args: "worker --quues a", want: `unknown flag: --quues, did you mean --queues? (see pelton worker --help)`},

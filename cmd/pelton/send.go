@@ -27,6 +27,7 @@ type sendFlags struct {
 	count       int
 	quiet       bool
 	timeout     *time.Duration
+	time        *timeFlags
 }
 
 func (a *app) send() *cobra.Command {
@@ -45,6 +46,7 @@ for its next attempt, or its record lives, another is taken and dropped.`,
 		Example: `  pelton send print '{"message":"hi"}'
   pelton send add '{"a":2,"b":3}' --queue mail --id sum-1
   pelton send resize @job.json -H customer=42 --max-attempts 3
+  pelton send print '{"message":"hi"}' --in 5m --expires 1h
   date +%s | pelton send print -`,
 		Annotations: map[string]string{natsEquivalent: `  nats pub -J pelton.task.default.print '{"message":"hi"}'
   nats pub -J pelton.task.mail.add.sum-1 '{"a":2,"b":3}' -H Nats-Expected-Last-Subject-Sequence:0`},
@@ -57,6 +59,7 @@ for its next attempt, or its record lives, another is taken and dropped.`,
 	cmd.Flags().IntVar(&f.count, "count", 1, "`NUMBER` of times to send it")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "ids only, which is all there is")
 	f.timeout = timeoutFlag(cmd, 10*time.Second, "`DURATION` in which the broker must answer")
+	f.time = addTimeFlags(cmd)
 	natsFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runSend(cmd, f, args[0], args[1]) }
 	return cmd
@@ -90,8 +93,10 @@ func (a *app) runSend(cmd *cobra.Command, f sendFlags, task, arg string) error {
 }
 
 func (f sendFlags) options(cmd *cobra.Command) ([]engine.SendOption, error) {
-	var opts []engine.SendOption
+	opts, err := f.time.options(cmd, time.Now())
 	switch {
+	case err != nil:
+		return nil, err
 	case f.count < 1:
 		return nil, fmt.Errorf("--count must be at least 1, got %d", f.count)
 	case f.id != "" && f.count > 1:

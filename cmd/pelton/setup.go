@@ -164,9 +164,19 @@ func topologyConfig(cfg *config.Config, queues []string) topology.Config {
 			MaxBytes:      int64(q.MaxBytes),
 			AckWait:       q.AckWait,
 			MaxAckPending: q.MaxAckPending,
+			Priorities:    prioritiesOf(q),
 			ResultsTTL:    cfg.Results.TTL,
 			ResultsMax:    cfg.Results.Max,
 		})
+	}
+	return out
+}
+
+// prioritiesOf are the lanes of a queue beside its plain one.
+func prioritiesOf(q config.Queue) []wire.Priority {
+	var out []wire.Priority
+	for _, p := range q.Priorities {
+		out = append(out, wire.Priority(p))
 	}
 	return out
 }

@@ -20,11 +20,12 @@ func (a *app) task() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "task",
 		GroupID: groupClients,
-		Short:   "Look at tasks, and wait for them",
+		Short:   "Look at tasks, wait for them, and cancel them",
 		Example: `  pelton task show default-41
-  pelton task wait default-41 --timeout 30s`,
+  pelton task wait default-41 --timeout 30s
+  pelton task cancel default-41`,
 	}
-	makeGroup(cmd, a.taskShow(), a.taskWait())
+	makeGroup(cmd, a.taskShow(), a.taskWait(), a.taskCancel())
 	return cmd
 }
 
@@ -182,6 +183,7 @@ func recordLines(r *engine.Record) [][2]string {
 			lines = append(lines, [2]string{name, value})
 		}
 	}
+	add("PRIORITY", string(r.Priority))
 	add("WORKER", r.Worker)
 	add("ORIGIN", r.Origin)
 	add("PARENT", r.Parent)

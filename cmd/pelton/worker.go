@@ -87,7 +87,10 @@ func workerConfig(cfg *config.Config, log *slog.Logger) engine.WorkerConfig {
 		Logger:           log,
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Worker.Queues)) {
-		out.Queues = append(out.Queues, engine.Queue{Name: name, Slots: cfg.Worker.Queues[name]})
+		q := cfg.Queues[name]
+		out.Queues = append(out.Queues, engine.Queue{
+			Name: name, Slots: cfg.Worker.Queues[name], Priorities: prioritiesOf(q), Poll: engine.Poll(q.Poll),
+		})
 	}
 	return out
 }

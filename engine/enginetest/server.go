@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -36,6 +37,8 @@ type ServerConfig struct {
 	SyncInterval time.Duration
 	// SyncAlways forces every message to disk before it is acknowledged.
 	SyncAlways bool
+	// Cluster makes it a node of a cluster.
+	Cluster *Cluster
 	// MaxStore bounds the disk space of JetStream in bytes; 0 leaves it to the
 	// server.
 	MaxStore int64
@@ -46,6 +49,14 @@ type ServerConfig struct {
 	Logger *slog.Logger
 	// Monitor opens the server's HTTP port, a free one, see MonitorURL.
 	Monitor bool
+}
+
+// Cluster is what makes a broker one of several. Each node has a name of its
+// own; the names and ports of all are known before any starts.
+type Cluster struct {
+	Name   string   // of the node
+	Port   int      // for the other nodes
+	Routes []string // nats://host:port of every node's Port
 }
 
 // Server is a broker in the process.
@@ -71,6 +82,17 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	opts, err := cfg.options()
 	if err != nil {
 		return nil, fmt.Errorf("embedded nats-server: %w", err)
+	}
+	if c := cfg.Cluster; c != nil {
+		opts.ServerName = c.Name
+		opts.Cluster = server.ClusterOpts{Name: "pelton", Host: cfg.Host, Port: c.Port}
+		for _, route := range c.Routes {
+			u, err := url.Parse(route)
+			if err != nil {
+				return nil, fmt.Errorf("route: %w", err)
+			}
+			opts.Routes = append(opts.Routes, u)
+		}
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {

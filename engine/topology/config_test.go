@@ -84,7 +84,7 @@ func TestNewOrder(t *testing.T) {
 		names = append(names, s.Config.Name)
 	}
 	want := []string{
-		"ACME_DEAD",
+		"ACME_DEAD", "KV_ACME_REVOKED",
 		"KV_ACME_RESULTS_mail",
 		"ACME_LATER_mail", "ACME_LATER_mail_high", "ACME_LATER_mail_low",
 		"ACME_TASKS_mail", "ACME_TASKS_mail_high", "ACME_TASKS_mail_low",
@@ -132,6 +132,13 @@ func TestDefinition(t *testing.T) {
 			c.Name = "PELTON_DEAD"
 			c.Subjects = []string{"pelton.dead.>"}
 			c.MaxMsgsPerSubject, c.MaxAge = 1, 336*time.Hour
+		},
+		topology.Revoked: func(c *jetstream.StreamConfig) {
+			c.Name = "KV_PELTON_REVOKED"
+			c.Subjects = []string{"$KV.PELTON_REVOKED.>"}
+			c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxAge = 2_000_000, 1, 24*time.Hour
+			c.DenyDelete, c.AllowRollup = true, true
+			c.AllowMsgTTL, c.SubjectDeleteMarkerTTL = true, time.Minute
 		},
 	}
 	for kind, define := range tests {

@@ -18,6 +18,7 @@ const (
 	Later   Kind = "later"   // a lane's tasks that wait for their time
 	Results Kind = "results" // the records of a queue, a key-value bucket
 	Dead    Kind = "dead"    // the dead letters of all queues
+	Revoked Kind = "revoked" // which tasks are revoked, of all queues; a key-value bucket
 )
 
 // Topology is what a broker must hold, in the order in which it is made.
@@ -30,7 +31,7 @@ type Topology struct {
 // that Pelton manages have a meaning.
 type Stream struct {
 	Kind      Kind
-	Queue     string        // empty for the dead letters
+	Queue     string        // empty for the dead letters and the revocations
 	Priority  wire.Priority // of the lane, for tasks and later
 	Config    jetstream.StreamConfig
 	Consumers []jetstream.ConsumerConfig
@@ -50,7 +51,7 @@ func New(cfg Config) (Topology, error) {
 	if err := cfg.validate(); err != nil {
 		return Topology{}, err
 	}
-	t := Topology{Namespace: cfg.Namespace, Streams: []Stream{cfg.dead()}}
+	t := Topology{Namespace: cfg.Namespace, Streams: []Stream{cfg.dead(), cfg.revoked()}}
 	for _, q := range cfg.Queues {
 		lanes := q.lanes()
 		t.Streams = append(t.Streams, cfg.results(q))
@@ -157,6 +158,29 @@ func (c Config) dead() Stream {
 	cfg.MaxAge = c.DeadMaxAge
 	cfg.Duplicates = min(dedupWindow, c.DeadMaxAge)
 	return Stream{Kind: Dead, Config: cfg}
+}
+
+// revokedMarker is how long the broker marks a revocation that has passed, so
+// that those who watch forget it, too.
+const revokedMarker = time.Minute
+
+// revoked is the stream of a key-value bucket whose keys pass, with a marker
+// each, when the records of their tasks have passed at the latest.
+func (c Config) revoked() Stream {
+	cfg := c.stream(c.Namespace.RevokedStream(), "Revoked tasks", "$KV."+c.Namespace.RevokedBucket()+".>")
+	cfg.Retention = jetstream.LimitsPolicy
+	cfg.Discard = jetstream.DiscardOld
+	cfg.MaxMsgsPerSubject = 1
+	cfg.MaxMsgs = DefaultResultsMax
+	for _, q := range c.Queues {
+		cfg.MaxAge = max(cfg.MaxAge, q.ResultsTTL)
+	}
+	cfg.Duplicates = min(dedupWindow, cfg.MaxAge)
+	cfg.DenyDelete = true
+	cfg.AllowRollup = true // the markers need it
+	cfg.AllowMsgTTL = true
+	cfg.SubjectDeleteMarkerTTL = revokedMarker
+	return Stream{Kind: Revoked, Config: cfg}
 }
 
 // consumer is a durable that all workers of a lane share. The broker neither

@@ -16,9 +16,10 @@ const (
 	HeaderExpires     = "Pelton-Expires"      // not after: either form
 	HeaderAttempt     = "Pelton-Attempt"      // which attempt this is; the first run is 1
 	HeaderMaxAttempts = "Pelton-Max-Attempts" // how many attempts there are, the first included
-	HeaderBackoff     = "Pelton-Backoff"      // bounds of the wait between attempts: 1s..10m
+	HeaderBackoff     = "Pelton-Backoff"      // the wait between attempts: 1s..10m, 5s, or 1s,5s,1m
 	HeaderTimeout     = "Pelton-Timeout"      // how long one attempt may run
 	HeaderRun         = "Pelton-Run"          // how often the id was started on purpose
+	HeaderGeneration  = "Pelton-Generation"   // how often the task was replaced while it waited for its time
 	HeaderParent      = "Pelton-Parent"       // id of the task that published this one
 	HeaderRoot        = "Pelton-Root"         // id of the first task of the line
 	HeaderFlow        = "Pelton-Flow"         // workflow and step
@@ -41,9 +42,14 @@ const (
 // Bounds of what a message may ask for.
 const (
 	MaxDuration = 365 * 24 * time.Hour // delay, expiry, timeout, back-off
-	MaxAttempts = 1_000_000
-	MaxRun      = 1_000_000
+	MaxAttempts = maxCount
+	MaxRun      = maxCount
+	MaxReplaced = maxCount // generations of a task
+	MaxWaits    = 32       // in a list of waits
 )
+
+// maxCount bounds every number that is counted up.
+const maxCount = 1_000_000
 
 // Bounds of the headers that a caller adds on his own; those of Pelton have
 // bounds each, those of the broker are its affair.
@@ -153,9 +159,82 @@ func ParseBackoff(s string) (Backoff, error) {
 	least, err := time.ParseDuration(low)
 	most, err2 := time.ParseDuration(high)
 	if !ok || err != nil || err2 != nil || least <= 0 || most < least || most > MaxDuration {
-		return Backoff{}, &NameError{HeaderBackoff, s, "must be <min>..<max>, as 1s..10m, above 0 and at most a year"}
+		return Backoff{}, badBackoff(s)
 	}
 	return Backoff{Min: least, Max: most}, nil
+}
+
+// Waits are the waits before the further attempts of a task, one after the
+// other; the last one goes on. A single one is a fixed wait. It is the form of
+// the header, `1s,5s,1m`, and holds only what [ParseWaits] has read.
+type Waits string
+
+// ParseWaits reads `<wait>[,<wait>…]`.
+func ParseWaits(s string) (Waits, error) {
+	if strings.Count(s, ",") >= MaxWaits {
+		return "", badBackoff(s)
+	}
+	for part := range strings.SplitSeq(s, ",") {
+		if d, err := time.ParseDuration(part); err != nil || d <= 0 || d > MaxDuration {
+			return "", badBackoff(s)
+		}
+	}
+	return Waits(s), nil
+}
+
+// FormatWaits is the form that [ParseWaits] reads.
+func FormatWaits(waits ...time.Duration) string {
+	parts := make([]string, len(waits))
+	for i, d := range waits {
+		parts[i] = d.String()
+	}
+	return strings.Join(parts, ",")
+}
+
+// All are the waits, in their order.
+func (w Waits) All() []time.Duration {
+	var all []time.Duration
+	for part := range strings.SplitSeq(string(w), ",") {
+		if d, err := time.ParseDuration(part); err == nil {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// After is the wait after a failed attempt, the first of which is 1.
+func (w Waits) After(attempt int) time.Duration {
+	rest := string(w)
+	for ; attempt > 1; attempt-- {
+		_, further, more := strings.Cut(rest, ",")
+		if !more {
+			break
+		}
+		rest = further
+	}
+	first, _, _ := strings.Cut(rest, ",")
+	d, err := time.ParseDuration(first)
+	if err != nil {
+		return 0
+	}
+	return d
+}
+
+// ParseRetry reads either form of the header: bounds of a back-off, or waits.
+func ParseRetry(s string) (Backoff, Waits, error) {
+	if strings.Contains(s, "..") {
+		b, err := ParseBackoff(s)
+		return b, "", err
+	}
+	w, err := ParseWaits(s)
+	return Backoff{}, w, err
+}
+
+func badBackoff(s string) error {
+	return &NameError{
+		HeaderBackoff, s,
+		fmt.Sprintf("must be <min>..<max>, as 1s..10m, or at most %d waits, as 5s or 1s,5s,1m, each above 0 and at most a year", MaxWaits),
+	}
 }
 
 // Meta is what the headers of a task say. Zero values mean that a header is
@@ -166,9 +245,11 @@ type Meta struct {
 	Expires     time.Time
 	Attempt     int
 	MaxAttempts int
-	Backoff     Backoff
+	Backoff     Backoff // this, or Waits, or neither
+	Waits       Waits
 	Timeout     time.Duration
 	Run         int
+	Generation  int
 	Parent      string
 	Root        string
 	Flow        string
@@ -196,11 +277,12 @@ func ParseMeta(h Header, published time.Time) (Meta, error) {
 	}
 	p := metaParser{h: h, err: h.checkOwn()}
 	m.ID = p.checked(HeaderID, CheckID)
-	m.Attempt = p.count(HeaderAttempt, 1, MaxAttempts)
-	m.MaxAttempts = p.count(HeaderMaxAttempts, 0, MaxAttempts)
-	m.Run = p.count(HeaderRun, 1, MaxRun)
+	m.Attempt = p.count(HeaderAttempt, 1)
+	m.MaxAttempts = p.count(HeaderMaxAttempts, 0)
+	m.Run = p.count(HeaderRun, 1)
+	m.Generation = p.count(HeaderGeneration, 0)
 	m.Timeout = p.duration(HeaderTimeout)
-	m.Backoff = p.backoff()
+	m.Backoff, m.Waits = p.backoff()
 	m.ETA = p.eta(published)
 	m.Expires = p.instant(HeaderExpires, published)
 	m.Parent = p.checked(HeaderParent, CheckID)
@@ -234,14 +316,38 @@ func ParseDuration(field, s string) (time.Duration, error) {
 	return d, nil
 }
 
+// ParseTime reads a time of a header or a flag: RFC 3339 with its zone, however
+// long ago, and at most a year after from. Field names it in the error.
+func ParseTime(field, s string, from time.Time) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	rule := "must be a time as 2026-11-22T22:29:10.5Z, at most a year ahead"
+	switch {
+	case err == nil && t.Sub(from) <= MaxDuration:
+		return t, nil
+	case err == nil:
+		rule = "must lie at most a year (8760h) ahead"
+	case timeWithoutZone(s):
+		rule = "must name its zone, as 2026-11-22T22:29:10Z or 2026-11-22T23:29:10+01:00"
+	}
+	return time.Time{}, &NameError{field, s, rule}
+}
+
+func looksLikeTime(s string) bool {
+	_, err := time.Parse(time.RFC3339Nano, s)
+	return err == nil
+}
+
+func timeWithoutZone(s string) bool {
+	_, err := time.Parse("2006-01-02T15:04:05", s) // reads fractions too
+	return err == nil
+}
+
 // ParseInstant reads a time, or a duration counted from a time. Field names it
 // in the error.
 func ParseInstant(field, s string, from time.Time) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
-		if t.Sub(from) > MaxDuration {
-			return time.Time{}, &NameError{field, s, "must lie at most a year (8760h) ahead"}
-		}
-		return t, nil
+	t, err := ParseTime(field, s, from)
+	if err == nil || timeWithoutZone(s) || looksLikeTime(s) {
+		return t, err
 	}
 	d, err := ParseDuration(field, s)
 	if err != nil {
@@ -281,14 +387,14 @@ func (p *metaParser) checked(name string, check func(string) error) string {
 	return value
 }
 
-func (p *metaParser) count(name string, otherwise, most int) int {
+func (p *metaParser) count(name string, otherwise int) int {
 	value, ok := p.h.Lookup(name)
 	if !ok {
 		return otherwise
 	}
 	n, err := strconv.Atoi(value)
-	if err != nil || n < 1 || n > most {
-		p.fail(&NameError{name, value, fmt.Sprintf("must be a whole number from 1 to %d", most)})
+	if err != nil || n < 1 || n > maxCount {
+		p.fail(&NameError{name, value, fmt.Sprintf("must be a whole number from 1 to %d", maxCount)})
 	}
 	return n
 }
@@ -332,23 +438,23 @@ func (p *metaParser) eta(published time.Time) time.Time {
 	if !ok {
 		return time.Time{}
 	}
-	t, err := time.Parse(time.RFC3339Nano, value)
-	if err != nil || t.Sub(published) > MaxDuration {
-		p.fail(&NameError{HeaderETA, value, "must be a time as 2026-11-22T22:29:10.5Z, at most a year ahead"})
+	t, err := ParseTime(HeaderETA, value, published)
+	if err != nil {
+		p.fail(err)
 	}
 	return t
 }
 
-func (p *metaParser) backoff() Backoff {
+func (p *metaParser) backoff() (Backoff, Waits) {
 	value, ok := p.h.Lookup(HeaderBackoff)
 	if !ok {
-		return Backoff{}
+		return Backoff{}, ""
 	}
-	b, err := ParseBackoff(value)
+	b, w, err := ParseRetry(value)
 	if err != nil {
 		p.fail(err)
 	}
-	return b
+	return b, w
 }
 
 func checkTopic(topic string) error {

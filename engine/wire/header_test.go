@@ -26,6 +26,7 @@ func fullHeader() wire.Header {
 	h.Set(wire.HeaderBackoff, wire.Backoff{Min: time.Second, Max: 10 * time.Minute}.String())
 	h.Set(wire.HeaderTimeout, (30 * time.Second).String())
 	h.Set(wire.HeaderRun, "3")
+	h.Set(wire.HeaderGeneration, "4")
 	h.Set(wire.HeaderParent, "order-76")
 	h.Set(wire.HeaderRoot, "order-1")
 	h.Set(wire.HeaderFlow, "chain/2")
@@ -117,7 +118,7 @@ func TestParseMeta(t *testing.T) {
 	}
 	want := wire.Meta{
 		ID: "mail-41", ETA: now.Add(1500 * time.Millisecond), Expires: now.Add(time.Hour),
-		Attempt: 2, MaxAttempts: 5, Backoff: wire.Backoff{Min: time.Second, Max: 10 * time.Minute}, Timeout: 30 * time.Second, Run: 3,
+		Attempt: 2, MaxAttempts: 5, Backoff: wire.Backoff{Min: time.Second, Max: 10 * time.Minute}, Timeout: 30 * time.Second, Run: 3, Generation: 4,
 		Parent: "order-76", Root: "order-1", Flow: "chain/2", Origin: "kafka:commands/3@18422, discord:123/456",
 		ReplyTopic: "results", ReplyKey: "customer 7", ContentType: "application/json; charset=utf-8",
 		Trace: wire.Trace{Parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", State: "vendor=1", Baggage: "user=7"},
@@ -144,7 +145,9 @@ func TestParseMetaRefuses(t *testing.T) {
 		ruleDuration = "must be a duration as 1m30s, from 0 to a year (8760h)"
 		ruleETA      = "must be a time as 2026-11-22T22:29:10.5Z, at most a year ahead"
 		ruleInstant  = "must be a time as 2026-11-22T22:29:10.5Z or a duration as 5m, at most a year ahead"
-		ruleBackoff  = "must be <min>..<max>, as 1s..10m, above 0 and at most a year"
+		ruleBackoff  = "must be <min>..<max>, as 1s..10m, or at most 32 waits, as 5s or 1s,5s,1m, each above 0 and at most a year"
+		ruleZone     = "must name its zone, as 2026-11-22T22:29:10Z or 2026-11-22T23:29:10+01:00"
+		ruleAhead    = "must lie at most a year (8760h) ahead"
 		ruleCount    = "must be a whole number from 1 to 1000000"
 		ruleTopic    = "must match [A-Za-z0-9._-]{1,249}"
 	)
@@ -153,15 +156,19 @@ func TestParseMetaRefuses(t *testing.T) {
 		values []string
 		rule   string // after the header's name and the value
 	}{
-		{wire.HeaderDelay, []string{"", "5", "-1s", "8761h", "1e3s", "5 m", "five", "∞", "9223372036854775807h"}, ruleDuration},
+		{wire.HeaderDelay, []string{"", "5", "-1s", "8761h", "1e3s", "5 m", "5 minutes", "five", "∞", "9223372036854775807h"}, ruleDuration},
 		{wire.HeaderTimeout, []string{"", "5", "-1ns", "8760h1ns"}, ruleDuration},
-		{wire.HeaderETA, []string{"", "5m", "tomorrow", "2026-11-22", "2026-11-22T22:29:10", "2026-11-22 22:29:10Z", "2028-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "1795386550"}, ruleETA},
-		{wire.HeaderExpires, []string{"", "5", "-5m", "8761h", "tomorrow", "2026-11-22T22:29:10"}, ruleInstant},
-		{wire.HeaderExpires, []string{"2028-01-01T00:00:00Z", "9999-12-31T23:59:59Z"}, "must lie at most a year (8760h) ahead"},
-		{wire.HeaderBackoff, []string{"", "1s", "1s..", "..1s", "10m..1s", "0s..1s", "-1s..1s", "1s..8761h", "1s-2s", "1s..2s..3s"}, ruleBackoff},
+		{wire.HeaderETA, []string{"", "5m", "tomorrow", "2026-11-22", "2026-11-22 22:29:10Z", "10000-01-01T00:00:00Z", "1795386550"}, ruleETA},
+		{wire.HeaderETA, []string{"2026-11-22T22:29:10", "2026-11-22T22:29:10.5"}, ruleZone},
+		{wire.HeaderETA, []string{"2028-01-01T00:00:00Z", "9999-12-31T23:59:59Z"}, ruleAhead},
+		{wire.HeaderExpires, []string{"", "5", "-5m", "8761h", "tomorrow", "5 minutes"}, ruleInstant},
+		{wire.HeaderExpires, []string{"2026-11-22T22:29:10"}, ruleZone},
+		{wire.HeaderExpires, []string{"2028-01-01T00:00:00Z", "9999-12-31T23:59:59Z"}, ruleAhead},
+		{wire.HeaderBackoff, []string{"", "5", "0s", "1s,", ",1s", "1s, 2s", "1s,-2s", "1s,8761h", strings.Repeat("1s,", 32) + "1s", "1s..2s,3s", "1s..", "..1s", "10m..1s", "0s..1s", "-1s..1s", "1s..8761h", "1s-2s", "1s..2s..3s"}, ruleBackoff},
 		{wire.HeaderAttempt, []string{"", "0", "-1", "1.5", "1000001", "two", "0x2", " 2", "99999999999999999999"}, ruleCount},
 		{wire.HeaderMaxAttempts, []string{"", "0", "1000001"}, ruleCount},
 		{wire.HeaderRun, []string{"", "0", "1000001"}, ruleCount},
+		{wire.HeaderGeneration, []string{"", "0", "-1", "1000001"}, ruleCount},
 		{wire.HeaderFlow, []string{strings.Repeat("f", 4097)}, "must be at most 4096 bytes"},
 		{wire.HeaderTraceState, []string{strings.Repeat("f", 4097)}, "must be at most 4096 bytes"},
 	}
@@ -185,6 +192,49 @@ func TestParseMetaRefuses(t *testing.T) {
 	mustSay(t, err, `Pelton-Origin: Pelton-Origin "nowhere": `+wire.RuleOrigin)
 	_, err = wire.ParseMeta(wire.Header{wire.HeaderDelay: {"5m"}, wire.HeaderETA: {"2026-11-22T23:00:00Z"}}, now)
 	mustSay(t, err, `Pelton-Delay "5m": must not stand beside Pelton-Eta`)
+}
+
+func TestWaits(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		waits := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) time.Duration {
+			return time.Duration(rapid.Int64Range(1, int64(wire.MaxDuration)).Draw(t, "wait"))
+		}), 1, wire.MaxWaits).Draw(t, "waits")
+		text := wire.FormatWaits(waits...)
+		m, err := wire.ParseMeta(wire.Header{wire.HeaderBackoff: {text}}, now)
+		if err != nil || m.Backoff != (wire.Backoff{}) {
+			t.Fatalf("%s: %+v, %v", text, m, err)
+		}
+		if !slices.Equal(m.Waits.All(), waits) {
+			t.Fatalf("%s are %s", text, m.Waits.All())
+		}
+		attempt := rapid.IntRange(1, wire.MaxAttempts).Draw(t, "attempt")
+		if got, want := m.Waits.After(attempt), waits[min(attempt, len(waits))-1]; got != want {
+			t.Fatalf("%s after attempt %d: %s, want %s", text, attempt, got, want)
+		}
+	})
+}
+
+// TestTimesAreReadAsWritten: what this package writes it reads again, to the
+// nanosecond, and what lies further ahead than a year it refuses.
+func TestTimesAreReadAsWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ahead := time.Duration(rapid.Int64Range(-int64(100*wire.MaxDuration), int64(2*wire.MaxDuration)).Draw(t, "ahead"))
+		at := now.Add(ahead)
+		got, err := wire.ParseTime("eta", wire.FormatTime(at), now)
+		if ahead > wire.MaxDuration {
+			if !errors.Is(err, wire.ErrInvalidName) {
+				t.Fatalf("%s: %v", at, err)
+			}
+			return
+		}
+		if err != nil || !got.Equal(at) {
+			t.Fatalf("%s became %s, %v", at, got, err)
+		}
+		instant, err := wire.ParseInstant("expires", wire.FormatTime(at), now)
+		if err != nil || !instant.Equal(at) {
+			t.Fatalf("%s became %s, %v", at, instant, err)
+		}
+	})
 }
 
 // TestForeignHeadersAreBounded: Pelton's headers and the broker's do not count.

@@ -19,16 +19,20 @@ type Record struct {
 	Queue      string          `json:"queue"`
 	State      State           `json:"state"`
 	Attempt    int             `json:"attempt"`
-	Deaths     int             `json:"deaths,omitempty"`   // runs of this attempt whose worker died
-	Sequence   uint64          `json:"sequence,omitempty"` // of its message in the task stream, where it was claimed there
-	Due        bool            `json:"due,omitempty"`      // it was parked: its message is no more in the task stream
+	Generation int             `json:"generation,omitempty"`   // how often it was replaced while it waited for its time
+	Deaths     int             `json:"deaths,omitempty"`       // runs of this attempt whose worker died
+	Priority   Priority        `json:"priority,omitempty"`     // its lane
+	Sequence   uint64          `json:"sequence,omitempty"`     // of its message in the task stream, where it was claimed there
+	Due        bool            `json:"due,omitempty"`          // it was parked: its message is no more in the task stream
+	DueSeq     uint64          `json:"due_sequence,omitempty"` // of the due message that was claimed
+	Body       json.RawMessage `json:"body,omitempty"`         // that replaced the one of its message, until it runs
 	Result     json.RawMessage `json:"result,omitempty"`
 	Error      *Failure        `json:"error,omitempty"`
 	Attempts   []Attempt       `json:"attempts,omitempty"`
 	Origin     string          `json:"origin,omitempty"`
 	Worker     string          `json:"worker,omitempty"`
 	QueuedAt   time.Time       `json:"queued_at,omitzero"`
-	ETA        time.Time       `json:"eta,omitzero"` // of a task that is scheduled or retrying
+	ETA        time.Time       `json:"eta,omitzero"` // before which it was not to run; of one that waits, will not
 	StartedAt  time.Time       `json:"started_at,omitzero"`
 	FinishedAt time.Time       `json:"finished_at,omitzero"`
 	Progress   json.RawMessage `json:"progress,omitempty"`

@@ -29,6 +29,12 @@ func goldenRecords() map[string]wire.Record {
 	return map[string]wire.Record{
 		"queued":    with(wire.StateQueued, func(r *wire.Record) { r.Run = 2 }),
 		"scheduled": with(wire.StateScheduled, func(r *wire.Record) { r.ID, r.ETA = "order-77", at(300) }),
+		"replaced": with(wire.StateScheduled, func(r *wire.Record) {
+			r.ID, r.ETA, r.Due, r.Generation, r.Body = "order-77", at(300), true, 2, json.RawMessage(`{"width":80}`)
+		}),
+		"lane": with(wire.StateStarted, func(r *wire.Record) {
+			r.ID, r.Worker, r.StartedAt, r.Due, r.DueSeq, r.Priority = "mail_high-41", "w1", at(1), true, 9, wire.PriorityHigh
+		}),
 		"started": with(wire.StateStarted, func(r *wire.Record) {
 			r.Worker, r.StartedAt, r.Deaths, r.Sequence = "w1", at(1), 1, 41
 		}),
@@ -164,8 +170,9 @@ func TestRecordRoundTrip(t *testing.T) {
 		want := wire.Record{
 			ID: anyID.Draw(t, "id"), Run: rapid.IntRange(1, wire.MaxRun).Draw(t, "run"), Task: anyTask.Draw(t, "task"), Queue: anyQueue.Draw(t, "queue"),
 			State: wire.State(rapid.StringN(1, 20, -1).Draw(t, "state")), Attempt: rapid.Int().Draw(t, "attempt"), Deaths: rapid.Int().Draw(t, "deaths"),
-			Sequence: rapid.Uint64().Draw(t, "sequence"),
-			Result:   value.Draw(t, "result"), Error: failure.Draw(t, "error"), Attempts: rapid.SliceOfN(attempt, 1, 3).Draw(t, "attempts"),
+			Sequence: rapid.Uint64().Draw(t, "sequence"), Generation: rapid.Int().Draw(t, "generation"), DueSeq: rapid.Uint64().Draw(t, "due"),
+			Priority: rapid.SampledFrom([]wire.Priority{"", wire.PriorityHigh, wire.PriorityLow}).Draw(t, "priority"), Body: value.Draw(t, "body"),
+			Result: value.Draw(t, "result"), Error: failure.Draw(t, "error"), Attempts: rapid.SliceOfN(attempt, 1, 3).Draw(t, "attempts"),
 			Origin: text.Draw(t, "origin"), Worker: text.Draw(t, "worker"),
 			QueuedAt: instant.Draw(t, "queued"), ETA: instant.Draw(t, "eta"), StartedAt: instant.Draw(t, "started"), FinishedAt: instant.Draw(t, "finished"),
 			Progress: value.Draw(t, "progress"), Parent: text.Draw(t, "parent"), Root: text.Draw(t, "root"),

@@ -110,6 +110,17 @@ func (ns Namespace) ResultsBucket(queue string) string { return ns.upper() + "_R
 // ResultsStream is the stream below [Namespace.ResultsBucket].
 func (ns Namespace) ResultsStream(queue string) string { return "KV_" + ns.ResultsBucket(queue) }
 
+// RevokedBucket is the key-value bucket of revoked tasks, of all queues.
+func (ns Namespace) RevokedBucket() string { return ns.upper() + "_REVOKED" }
+
+// RevokedStream is the stream below [Namespace.RevokedBucket].
+func (ns Namespace) RevokedStream() string { return "KV_" + ns.RevokedBucket() }
+
+// RevokedSubject is the subject of a revoked task in its bucket's stream.
+func (ns Namespace) RevokedSubject(queue, id string) string {
+	return "$KV." + ns.RevokedBucket() + "." + queue + "." + id
+}
+
 func (ns Namespace) upper() string { return strings.ToUpper(string(ns)) }
 
 // ParseTask reads a subject made by [Namespace.TaskSubject].

@@ -123,6 +123,8 @@ type Queue struct {
 	MaxBytes      Bytes         `koanf:"max_bytes" doc:"Size that a queue takes; -1 is no limit."`
 	AckWait       time.Duration `koanf:"ack_wait" doc:"Lease of a task, which a worker extends while it runs."`
 	MaxAckPending int           `koanf:"max_ack_pending" doc:"Tasks that all workers may have at once."`
+	Priorities    []string      `koanf:"priorities" doc:"Lanes beside the plain one: high, low."`
+	Poll          string        `koanf:"poll" doc:"How the lanes share the slots: strict or weighted."`
 }
 
 // Results says how long records are kept, and how many of a queue.

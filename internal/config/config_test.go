@@ -292,6 +292,9 @@ func TestErrors(t *testing.T) {
 		{environ: []string{"PELTON_NAMESPACE=Pelton"}, want: "PELTON_NAMESPACE: namespace must match [a-z0-9][a-z0-9-]{0,31}, got Pelton"},
 		{environ: []string{"PELTON_PRODUCE__IDEMPOTENT=maybe"}, want: "PELTON_PRODUCE__IDEMPOTENT: produce.idempotent must be true or false, got maybe"},
 		{environ: []string{"PELTON_QUEUES__MAIL__MAX_BYTES=4 apples"}, want: `PELTON_QUEUES__MAIL__MAX_BYTES: queues.mail.max_bytes must be a size such as 500MB, 4GiB or 1000, got "4 apples"`},
+		{environ: []string{"PELTON_QUEUES__MAIL__PRIORITIES=high,urgent"}, want: `PELTON_QUEUES__MAIL__PRIORITIES: queues.mail.priorities must be high and low, each at most once, got high,urgent`},
+		{environ: []string{"PELTON_QUEUES__MAIL__PRIORITIES=high,high"}, want: `PELTON_QUEUES__MAIL__PRIORITIES: queues.mail.priorities must be high and low, each at most once, got high,high`},
+		{environ: []string{"PELTON_QUEUES__MAIL__POLL=fair"}, want: `PELTON_QUEUES__MAIL__POLL: queues.mail.poll must be strict or weighted, got fair`},
 		{environ: []string{"PELTON_QUEUES__MAIL__MAX_BYTES=0"}, want: "PELTON_QUEUES__MAIL__MAX_BYTES: queues.mail.max_bytes must be at least 1, or -1 for no limit, got 0"},
 		{environ: []string{"PELTON_QUEUES__MÜLL__MAX_PENDING=1"}, want: `PELTON_QUEUES__MÜLL__MAX_PENDING: queues.müll.max_pending is no key, a queue must match [a-z0-9][a-z0-9-]{0,63}, got "müll"`},
 		{environ: []string{"PELTON_WORKER__QUEUES=default:many"}, want: "PELTON_WORKER__QUEUES: worker.queues must be queues with their slots, such as default:8,mail:2, got default:many"},
@@ -389,7 +392,7 @@ func TestEveryKeyHasItsVariable(t *testing.T) {
 	}
 	special := map[string]string{
 		"nats.url": "nats://a", "nats.monitor_url": "http://a", "kafka.sasl.mechanism": "plain", "telemetry.addr": "127.0.0.1:0", "setup.mode": "off", "kafka.acks": "0", "log.level": "warn", "log.format": "json", "produce.compression": "none",
-		"edges.ingest.*.topics": "a", "edges.emit.*.queues": "a", "edges.emit.*.reply_topics": "a",
+		"queues.*.priorities": "high,low", "queues.*.poll": "weighted", "edges.ingest.*.topics": "a", "edges.emit.*.queues": "a", "edges.emit.*.reply_topics": "a",
 	}
 	beside := map[string][]string{
 		"nats.user": {"PELTON_NATS__PASSWORD"}, "nats.password": {"PELTON_NATS__USER"},

@@ -29,6 +29,8 @@ var rules = map[string]rule{
 	"queues.*.max_bytes":               limit[Bytes],
 	"queues.*.ack_wait":                from(100 * time.Millisecond),
 	"queues.*.max_ack_pending":         from(1),
+	"queues.*.priorities":              lanes,
+	"queues.*.poll":                    oneOf("strict", "weighted"),
 	"results.ttl":                      from(100 * time.Millisecond),
 	"results.max":                      from(int64(1)),
 	"dead.max_age":                     from(100 * time.Millisecond),
@@ -184,6 +186,20 @@ func each(ok func(string) bool, text string) rule {
 		}
 		return ""
 	}
+}
+
+// lanes holds for the lanes that a queue may have beside its plain one.
+func lanes(v any) string {
+	list, isList := v.([]string)
+	seen := map[string]bool{}
+	for _, s := range list {
+		isList = isList && !seen[s] && (s == string(wire.PriorityHigh) || s == string(wire.PriorityLow))
+		seen[s] = true
+	}
+	if !isList || len(list) == 0 {
+		return "must be high and low, each at most once"
+	}
+	return ""
 }
 
 func isQueue(s string) bool { return wire.CheckQueue(s) == nil }

@@ -1,0 +1,5 @@
+package engine
+
+// SetAfterReplaced sets what a client calls between the record of a replacement
+// and its schedule.
+func SetAfterReplaced(c *Client, f func()) { c.afterReplaced = f }

@@ -1,0 +1,302 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"pelton/engine/enginetest"
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+// TestStrictNeverPicksLowerWhileHigherHas: whatever the lanes have, and
+// whatever is known of them.
+func TestStrictNeverPicksLowerWhileHigherHas(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 3).Draw(t, "lanes")
+		here := rapid.SliceOfN(rapid.Bool(), n, n).Draw(t, "here")       // has a task in this worker
+		waiting := rapid.SliceOfN(rapid.Bool(), n, n).Draw(t, "waiting") // has one at the broker
+		asked := rapid.SliceOfN(rapid.Bool(), n, n).Draw(t, "asked")     // and was asked long enough ago
+		quiet := func(i int) bool { return asked[i] && !waiting[i] }     // an answer would be here
+		got := pickStrict(n, func(i int) bool { return here[i] }, quiet)
+		for i := range n {
+			if got > i && (here[i] || waiting[i]) {
+				t.Fatalf("lane %d before lane %d, which has tasks", got, i)
+			}
+		}
+		if got >= 0 && !here[got] {
+			t.Fatalf("lane %d has nothing", got)
+		}
+		if got < 0 && slices.Contains(here, true) && !slices.ContainsFunc(asked[:slices.Index(here, true)], func(a bool) bool { return !a }) && !slices.Contains(waiting, true) {
+			t.Fatal("nothing is picked although all above is known to be empty")
+		}
+	})
+}
+
+// TestWeightedKeepsTheShares: over any stretch in which the same lanes have
+// tasks, each has its share but for one pick, and none waits longer than its
+// share allows.
+func TestWeightedKeepsTheShares(t *testing.T) {
+	lanes := Queue{Name: "q", Priorities: []wire.Priority{wire.PriorityHigh, wire.PriorityLow}}.ranked()
+	rapid.Check(t, func(t *rapid.T) {
+		c := newChooser(lanes)
+		for range rapid.IntRange(1, 5).Draw(t, "stretches") {
+			has := rapid.SliceOfN(rapid.Bool(), 3, 3).Draw(t, "has")
+			total := 0
+			for i, h := range has {
+				if h {
+					total += c.weights[i]
+				}
+			}
+			picks := rapid.IntRange(1, 60).Draw(t, "picks")
+			counts := make([]int, 3)
+			for range picks {
+				got := c.pick(func(i int) bool { return has[i] })
+				if total == 0 {
+					if got != -1 {
+						t.Fatalf("picked %d of nothing", got)
+					}
+					continue
+				}
+				if got < 0 || !has[got] {
+					t.Fatalf("picked %d, which has nothing", got)
+				}
+				counts[got]++
+			}
+			for i, h := range has {
+				if !h {
+					continue
+				}
+				// What was earned before the stretch may shift it by one cycle at most.
+				least := picks*c.weights[i]/total - 1 - c.weights[i]
+				if counts[i] < least {
+					t.Fatalf("lane %d had %d of %d picks, its share is %d of %d", i, counts[i], picks, c.weights[i], total)
+				}
+			}
+		}
+	})
+	c := newChooser(lanes)
+	counts := make([]int, 3)
+	for range 1000 {
+		counts[c.pick(func(int) bool { return true })]++
+	}
+	if !slices.Equal(counts, []int{600, 300, 100}) {
+		t.Errorf("of 1000 picks %v", counts)
+	}
+}
+
+func TestHeldTasksComeOutInOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		start := time.Unix(1_800_000_000, 0)
+		var held heldTasks
+		var model []time.Duration
+		for _, ahead := range rapid.SliceOf(rapid.Int64Range(0, 1000)).Draw(t, "ahead") {
+			held.add(&delivery{meta: wire.Meta{ETA: start.Add(time.Duration(ahead))}})
+			model = append(model, time.Duration(ahead))
+		}
+		slices.Sort(model)
+		clock := start
+		for len(model) > 0 {
+			clock = clock.Add(time.Duration(rapid.Int64Range(0, 300).Draw(t, "passes")))
+			for len(model) > 0 && !start.Add(model[0]).After(clock) {
+				if d := held.due(clock); d == nil || !d.meta.ETA.Equal(start.Add(model[0])) {
+					t.Fatalf("due %v, want %s", d, model[0])
+				}
+				model = model[1:]
+			}
+			if d := held.due(clock); d != nil {
+				t.Fatalf("%s before its time", d.meta.ETA.Sub(clock))
+			}
+		}
+	})
+}
+
+// lanesWorld is a queue with both lanes and one worker of one slot that notes
+// which lane each task came by.
+type lanesWorld struct {
+	t       *testing.T
+	c       *Client
+	mu      sync.Mutex
+	order   []wire.Priority
+	began   chan struct{}
+	release chan struct{}
+}
+
+func newLanesWorld(t *testing.T) *lanesWorld {
+	t.Helper()
+	broker := enginetest.Start(t)
+	both := []wire.Priority{wire.PriorityHigh, wire.PriorityLow}
+	broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: "mail", Priorities: both}}})
+	c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return &lanesWorld{t: t, c: c, began: make(chan struct{}, 1000), release: make(chan struct{})}
+}
+
+func (l *lanesWorld) send(p wire.Priority, opts ...SendOption) *Result[[]byte] {
+	l.t.Helper()
+	r, err := l.c.SendRaw(l.t.Context(), "mail", "note", []byte(`1`), append(opts, WithPriority(p))...)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return &Result[[]byte]{c: l.c, queue: r.queue, id: r.id}
+}
+
+func (l *lanesWorld) work(poll Poll) {
+	l.t.Helper()
+	w := NewWorker(l.c, WorkerConfig{Queues: []Queue{{
+		Name: "mail", Slots: 1, Poll: poll, Priorities: []wire.Priority{wire.PriorityHigh, wire.PriorityLow},
+	}}})
+	HandleRaw(w, "note", func(ctx context.Context, m *Message) ([]byte, error) {
+		l.began <- struct{}{}
+		select {
+		case <-l.release:
+		case <-ctx.Done():
+		}
+		lane, _, _ := wire.ParseFreeID(m.Info.ID)
+		l.mu.Lock()
+		l.order = append(l.order, lane.Priority)
+		l.mu.Unlock()
+		return nil, nil
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	l.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			l.t.Error(err)
+		}
+	})
+}
+
+func (l *lanesWorld) wait(results []*Result[[]byte]) []wire.Priority {
+	l.t.Helper()
+	for _, r := range results {
+		if _, err := l.c.Wait(l.t.Context(), "mail", r.ID()); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.order)
+}
+
+func TestStrictLanes(t *testing.T) {
+	l := newLanesWorld(t)
+	var all []*Result[[]byte]
+	for range 20 {
+		for _, p := range []wire.Priority{wire.PriorityLow, wire.PriorityNone, wire.PriorityHigh} {
+			all = append(all, l.send(p))
+		}
+	}
+	if want := "mail_low-1"; all[0].ID() != want {
+		t.Errorf("id %s, want %s", all[0].ID(), want)
+	}
+	close(l.release)
+	l.work(PollStrict)
+	got := l.wait(all)
+	want := slices.Concat(slices.Repeat([]wire.Priority{wire.PriorityHigh}, 20), slices.Repeat([]wire.Priority{wire.PriorityNone}, 20), slices.Repeat([]wire.Priority{wire.PriorityLow}, 20))
+	if !slices.Equal(got, want) {
+		t.Errorf("order %q", got)
+	}
+	r, err := all[0].Record(t.Context())
+	if err != nil || r.Queue != "mail" || r.Priority != wire.PriorityLow {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestUrgentTaskOvertakes: a task of the high lane that comes while the slot is
+// used runs before those of lower lanes that came earlier.
+func TestUrgentTaskOvertakes(t *testing.T) {
+	l := newLanesWorld(t)
+	all := []*Result[[]byte]{l.send(wire.PriorityLow), l.send(wire.PriorityLow), l.send(wire.PriorityLow)}
+	l.work(PollStrict)
+	<-l.began
+	all = append(all, l.send(wire.PriorityHigh), l.send(wire.PriorityNone))
+	close(l.release)
+	want := []wire.Priority{wire.PriorityLow, wire.PriorityHigh, wire.PriorityNone, wire.PriorityLow, wire.PriorityLow}
+	if got := l.wait(all); !slices.Equal(got, want) {
+		t.Errorf("order %q", got)
+	}
+}
+
+func TestWeightedLanesStarveNobody(t *testing.T) {
+	l := newLanesWorld(t)
+	var all []*Result[[]byte]
+	for range 100 {
+		all = append(all, l.send(wire.PriorityHigh), l.send(wire.PriorityNone), l.send(wire.PriorityLow))
+	}
+	close(l.release)
+	l.work(PollWeighted)
+	got := l.wait(all)
+	counts := map[wire.Priority]int{}
+	for _, p := range got[:100] {
+		counts[p]++
+	}
+	for p, share := range map[wire.Priority]int{wire.PriorityHigh: 60, wire.PriorityNone: 30, wire.PriorityLow: 10} {
+		if n := counts[p]; n < share-3 || n > share+3 {
+			t.Errorf("lane %q had %d of the first 100, its share is %d", p, n, share)
+		}
+	}
+}
+
+func TestLanesAndTime(t *testing.T) {
+	l := newLanesWorld(t)
+	close(l.release)
+	ctx := t.Context()
+	delayed := l.send(wire.PriorityHigh, WithCountdown(600*time.Millisecond), WithID("job-1"))
+	gone := l.send(wire.PriorityLow, WithCountdown(time.Hour))
+	waiting := l.send(wire.PriorityHigh, WithID("job-2"))
+	if r, err := l.c.Lookup(ctx, "mail", "job-1"); err != nil || r.State != wire.StateScheduled || r.Priority != wire.PriorityHigh {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := l.c.SendRaw(ctx, "mail", "note", []byte(`1`), WithCountdown(time.Hour), WithID("job-2")); !errors.Is(err, ErrExists) {
+		t.Errorf("the id waits in another lane: %v", err)
+	}
+	if r, err := l.c.Cancel(ctx, "mail", gone.ID()); err != nil || r.State != wire.StateRevoked {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := l.c.Cancel(ctx, "mail", waiting.ID()); err != nil || r.State != wire.StateRevoked {
+		t.Errorf("%+v, %v", r, err)
+	}
+	status, err := l.c.QueueStatus(ctx, "mail")
+	if err != nil || status.Later != 1 {
+		t.Errorf("%+v, %v", status, err)
+	}
+	l.work(PollStrict)
+	if r, err := l.c.Wait(ctx, "mail", delayed.ID()); err != nil || r.State != wire.StateSucceeded {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if queues, err := l.c.Queues(ctx); err != nil || !slices.Equal(queues, []string{"mail"}) {
+		t.Errorf("%q, %v", queues, err)
+	}
+}
+
+func TestLanesAreThoseOfTheTopology(t *testing.T) {
+	cfg := WorkerConfig{
+		Queues:   []Queue{{Name: "mail"}, {Name: "plain"}},
+		Topology: topology.Config{Queues: []topology.Queue{{Name: "mail", Priorities: []wire.Priority{wire.PriorityLow}}}},
+	}.withDefaults()
+	if got := cfg.Queues[0].ranked(); len(got) != 2 || got[0].String() != "mail" || got[1].String() != "mail_low" {
+		t.Errorf("%v", got)
+	}
+	if got := cfg.Queues[1].ranked(); len(got) != 1 {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestPollIsChecked(t *testing.T) {
+	err := WorkerConfig{Queues: []Queue{{Name: "mail", Slots: 1, Poll: "fair"}}}.withDefaults().validate()
+	if err == nil || err.Error() != `queues.mail.poll must be strict or weighted, got "fair"` {
+		t.Error(err)
+	}
+}

@@ -108,6 +108,29 @@ type sendOptions struct {
 	id     string
 	header wire.Header
 	err    error
+
+	explicit    bool // id is given, be it empty
+	waitForRoom bool
+	atomic      bool
+	allIDs      bool
+}
+
+// lane is where the task is published.
+func (o *sendOptions) lane() wire.Lane { return wire.PlainLane(o.queue) }
+
+// checkBulk refuses options that a send which is not waited for cannot keep.
+func (o *sendOptions) checkBulk(what string, many bool) error {
+	switch {
+	case o.err != nil:
+		return o.err
+	case many && (o.id != "" || o.explicit):
+		return &wire.NameError{Field: "id", Value: o.id, Rule: "must not be given to many tasks at once"}
+	case !many && o.waitForRoom:
+		return &wire.NameError{Field: "option", Value: "WithWaitForRoom", Rule: "must not be given to " + what}
+	case !many && (o.atomic || o.allIDs):
+		return &wire.NameError{Field: "option", Value: "WithAtomic or WithAllIDs", Rule: "must be given to SendMany only"}
+	}
+	return nil
 }
 
 func (o sendOptions) clone() sendOptions {
@@ -182,7 +205,24 @@ func WithBackoff(least, most time.Duration) Option {
 
 // WithID gives the task an explicit id: an idempotency key for as long as its
 // record lives. It may not look like a free id of its queue.
-func WithID(id string) SendOption { return sendOnly(func(o *sendOptions) { o.id = id }) }
+func WithID(id string) SendOption {
+	return sendOnly(func(o *sendOptions) { o.id, o.explicit = id, true })
+}
+
+// WithWaitForRoom lets a send wait where the queue is full, until there is room
+// or its context ends; [ErrQueueFull] is returned then. Without it that is
+// returned at once. Futures do not take it.
+func WithWaitForRoom() SendOption {
+	return sendOnly(func(o *sendOptions) { o.waitForRoom = true })
+}
+
+// WithAtomic makes [Task.SendMany] store all of its tasks, at most a thousand,
+// or none.
+func WithAtomic() SendOption { return sendOnly(func(o *sendOptions) { o.atomic = true }) }
+
+// WithAllIDs makes [Task.SendMany] tell the id of every task, whoever else
+// publishes to the queue meanwhile. It takes about twice as long.
+func WithAllIDs() SendOption { return sendOnly(func(o *sendOptions) { o.allIDs = true }) }
 
 // WithHeader adds a header of the caller's own, which the handler sees. Names
 // beginning with Pelton- or Nats- are refused: they mean something.

@@ -25,6 +25,9 @@ func (c *Client) publish(ctx context.Context, task string, body []byte, o sendOp
 	if err != nil {
 		return "", err
 	}
+	if err := o.checkSingle(); err != nil {
+		return "", err
+	}
 	lane := o.lane()
 	ack, err := c.publishKnown(waitingForRoom(ctx, o.waitForRoom), m, lane, o.id != "")
 	switch {

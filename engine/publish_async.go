@@ -151,7 +151,7 @@ func (s *sending) send(ctx context.Context, body []byte, opts []SendOption) erro
 	for _, opt := range opts {
 		opt.sendOption(&s.o)
 	}
-	if err := s.o.checkBulk("a future", false); err != nil {
+	if err := s.o.checkFuture(); err != nil {
 		return err
 	}
 	m, err := s.c.bareMessage(s.task, body, s.o)

@@ -23,6 +23,8 @@ const (
 	headerBatchCommit   = "Nats-Batch-Commit"
 )
 
+const codeBatchesOpen = 10210
+
 // errNotAtomic is a broker that took the messages of a batch one by one.
 var errNotAtomic = errors.New("the broker did not take the batch as a whole: it must be nats-server 2.12 or newer")
 
@@ -65,6 +67,9 @@ func (m *many) sendAtomically(ctx context.Context) {
 // where it may wait for room.
 func (m *many) sendBatch(ctx context.Context) error {
 	for wait := firstRoomWait; ; wait = min(2*wait, mostRoomWait) {
+		if err := connected(ctx, m.c.nc); err != nil {
+			return fmt.Errorf("queue %q: %w", m.o.queue, unsent(err))
+		}
 		last, err := m.c.publishAtomic(ctx, &m.msg, func(n int) []byte { return m.bodies[m.batch[n]] }, len(m.batch))
 		if err == nil {
 			first := last - uint64(len(m.batch)) + 1
@@ -73,11 +78,18 @@ func (m *many) sendBatch(ctx context.Context) error {
 			}
 			return nil
 		}
+		again := m.o.waitForRoom && classify(err) == outcomeFull || busy(err)
 		err = unwaited(err, m.lane)
-		if !errors.Is(err, ErrQueueFull) || !m.o.waitForRoom || pause(ctx, wait) != nil {
+		if !again || pause(ctx, wait) != nil {
 			return fmt.Errorf("queue %q: %w", m.o.queue, err)
 		}
 	}
+}
+
+// busy reports whether the broker has as many batches open as it can.
+func busy(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == codeBatchesOpen
 }
 
 // publishAtomic publishes n messages that differ in their bodies as one batch

@@ -145,7 +145,7 @@ func (m *many) abandon(err error) {
 }
 
 func (m *many) run(ctx context.Context) error {
-	if err := m.o.checkBulk("many tasks", true); err != nil {
+	if err := m.o.checkMany(); err != nil {
 		return err
 	}
 	if err := m.check(); err != nil {

@@ -23,7 +23,9 @@ const (
 
 // landing is who waits for the answer to a publish. land is called once, on a
 // goroutine of the client's, and must not block.
-type landing interface{ land(sequence uint64, err error) }
+type landing interface {
+	land(sequence uint64, err error)
+}
 
 // window publishes for all callers of a client over one stream of messages and
 // hands each the answer to its own. It never waits for company: what callers

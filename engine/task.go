@@ -118,19 +118,33 @@ type sendOptions struct {
 // lane is where the task is published.
 func (o *sendOptions) lane() wire.Lane { return wire.PlainLane(o.queue) }
 
-// checkBulk refuses options that a send which is not waited for cannot keep.
-func (o *sendOptions) checkBulk(what string, many bool) error {
+// checkSingle refuses options of many tasks.
+func (o *sendOptions) checkSingle() error {
 	switch {
 	case o.err != nil:
 		return o.err
-	case many && (o.id != "" || o.explicit):
-		return &wire.NameError{Field: "id", Value: o.id, Rule: "must not be given to many tasks at once"}
-	case !many && o.waitForRoom:
-		return &wire.NameError{Field: "option", Value: "WithWaitForRoom", Rule: "must not be given to " + what}
-	case !many && (o.atomic || o.allIDs):
-		return &wire.NameError{Field: "option", Value: "WithAtomic or WithAllIDs", Rule: "must be given to SendMany only"}
+	case o.atomic:
+		return &wire.NameError{Field: "option", Value: "WithAtomic", Rule: "must be given to SendMany only"}
+	case o.allIDs:
+		return &wire.NameError{Field: "option", Value: "WithAllIDs", Rule: "must be given to SendMany only"}
 	}
 	return nil
+}
+
+// checkFuture refuses options of a send that waits.
+func (o *sendOptions) checkFuture() error {
+	if o.waitForRoom {
+		return &wire.NameError{Field: "option", Value: "WithWaitForRoom", Rule: "must not be given to a future"}
+	}
+	return o.checkSingle()
+}
+
+// checkMany refuses options of one task.
+func (o *sendOptions) checkMany() error {
+	if o.err == nil && o.explicit {
+		return &wire.NameError{Field: "id", Value: o.id, Rule: "must not be given to many tasks at once"}
+	}
+	return o.err
 }
 
 func (o sendOptions) clone() sendOptions {

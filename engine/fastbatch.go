@@ -74,7 +74,7 @@ type fastOutcome struct {
 }
 
 func openFastBatch(nc *nats.Conn) (*fastBatch, error) {
-	id := rand.Text()
+	id := rand.Text()[:10] // among the open batches of one stream; it costs bytes with each message
 	inbox := nc.NewInbox() + "." + id
 	b := &fastBatch{
 		nc: nc, id: id,
@@ -202,10 +202,13 @@ func (b *fastBatch) wait(ctx context.Context) {
 
 // take reads one answer.
 func (b *fastBatch) take(m *nats.Msg) {
+	b.takeAnswer(readFastAnswer(m))
+}
+
+func (b *fastBatch) takeAnswer(a fastAnswer, err error) {
 	if b.ended {
 		return // what follows the end concerns messages that came too late
 	}
-	a, err := readFastAnswer(m)
 	switch {
 	case err != nil:
 		b.broken = true

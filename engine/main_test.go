@@ -14,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain is also the main of the worker processes that tests start.
+// TestMain is also the main of the processes that tests start.
 func TestMain(m *testing.M) {
 	if url := os.Getenv("PELTON_TEST_WORKER"); url != "" {
 		deaths := 1000 // workers are killed here, not by their tasks
@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 			deaths = 2
 		}
 		os.Exit(workerProcess(url, os.Getenv("PELTON_TEST_ACK_FIRST") != "", deaths))
+	}
+	if folder := os.Getenv("PELTON_TEST_BROKER"); folder != "" {
+		os.Exit(brokerProcess(folder))
 	}
 	goleak.VerifyTestMain(m)
 }

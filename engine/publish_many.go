@@ -66,7 +66,7 @@ func (e *ManyError) Unwrap() []error {
 // takes about twice as long. With [WithAtomic] all or none are stored. Options
 // are for all tasks; [WithID] is refused.
 func (t *Task[In, Out]) SendMany(ctx context.Context, c *Client, in []In, opts ...SendOption) ([]*Result[Out], error) {
-	m := newMany(c, t.name, len(in), t.opts.clone(), opts)
+	m := newMany(c, t.name, make([][]byte, len(in)), t.opts.clone(), opts)
 	for i := range in {
 		body, err := json.Marshal(in[i])
 		if err != nil {
@@ -82,8 +82,7 @@ func (t *Task[In, Out]) SendMany(ctx context.Context, c *Client, in []In, opts .
 // SendManyRaw publishes many tasks by name with bodies that are JSON already;
 // see [Task.SendMany].
 func (c *Client) SendManyRaw(ctx context.Context, queue, task string, bodies [][]byte, opts ...SendOption) ([]*Result[json.RawMessage], error) {
-	m := newMany(c, task, len(bodies), sendOptions{queue: queue}, opts)
-	copy(m.bodies, bodies)
+	m := newMany(c, task, bodies, sendOptions{queue: queue}, opts)
 	err := m.run(ctx)
 	return resultsOf[json.RawMessage](m), err
 }
@@ -114,13 +113,13 @@ const (
 	manyFailed
 )
 
-func newMany(c *Client, task string, n int, o sendOptions, opts []SendOption) *many {
+func newMany(c *Client, task string, bodies [][]byte, o sendOptions, opts []SendOption) *many {
 	for _, opt := range opts {
 		opt.sendOption(&o)
 	}
 	return &many{
 		c: c, task: task, o: o, lane: o.lane(),
-		bodies: make([][]byte, n), state: make([]manyState, n), seqs: make([]uint64, n),
+		bodies: bodies, state: make([]manyState, len(bodies)), seqs: make([]uint64, len(bodies)),
 	}
 }
 
@@ -285,6 +284,9 @@ func (m *many) sendOne(ctx context.Context, i int) bool {
 
 // fill sends as much of the open tasks as the batch takes.
 func (m *many) fill(ctx context.Context, b *fastBatch, from int) {
+	if m.batch == nil {
+		m.batch = make([]int, 0, min(len(m.state), batchTasks))
+	}
 	m.batch = m.batch[:0]
 	size := 0
 	for i := m.next(from); i < len(m.state) && len(m.batch) < batchTasks && size < batchBytes; i = m.next(i + 1) {

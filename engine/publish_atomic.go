@@ -46,8 +46,14 @@ func (m *many) sendAtomically(ctx context.Context) {
 		m.batch = m.batch[:0]
 		size := 0
 		for ; i < len(m.state) && len(m.batch) < maxAtomic && size < batchBytes; i = m.next(i + 1) {
+			if !m.good(i) {
+				continue
+			}
 			m.batch = append(m.batch, i)
 			size += len(m.bodies[i])
+		}
+		if len(m.batch) == 0 {
+			return
 		}
 		err := m.sendBatch(ctx)
 		if err == nil {

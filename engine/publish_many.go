@@ -17,7 +17,7 @@ const (
 	fastFrom = 50
 	// What is known of a batch is known at its end, and until then its tasks are
 	// kept: so batches end.
-	batchTasks = 5000
+	batchTasks = 20_000
 	batchBytes = 16 << 20
 )
 
@@ -150,6 +150,9 @@ func (m *many) run(ctx context.Context) error {
 	if err := m.check(); err != nil {
 		return err
 	}
+	if m.o.atomic {
+		m.checkAll()
+	}
 	if m.o.atomic && len(m.failed) > 0 {
 		m.abandon(errors.New("another task of the same atomic batch was refused"))
 		return m.err()
@@ -176,7 +179,7 @@ func (m *many) run(ctx context.Context) error {
 	return m.err()
 }
 
-// check looks at every task before the first leaves.
+// check looks at what all tasks have in common, before the first leaves.
 func (m *many) check() error {
 	if m.o.atomic && len(m.bodies) > maxAtomic {
 		return fmt.Errorf("task %s: atomic batch: %w: %d tasks, must be at most %d", m.task, ErrTooLarge, len(m.bodies), maxAtomic)
@@ -186,15 +189,23 @@ func (m *many) check() error {
 		return err
 	}
 	m.msg = *common
-	for i, body := range m.bodies {
-		if m.state[i] == manyFailed {
-			continue
-		}
-		if err := m.c.checkBody(m.task, body); err != nil {
-			m.fail(i, err)
-		}
-	}
 	return nil
+}
+
+// checkAll looks at every body before the first leaves.
+func (m *many) checkAll() {
+	for i := m.next(0); i < len(m.state); i = m.next(i + 1) {
+		m.good(i)
+	}
+}
+
+// good looks at the body of a task, and fails the task where it is not one.
+func (m *many) good(i int) bool {
+	if err := m.c.checkBody(m.task, m.bodies[i]); err != nil {
+		m.fail(i, err)
+		return false
+	}
+	return true
 }
 
 func (m *many) err() error {
@@ -290,6 +301,9 @@ func (m *many) fill(ctx context.Context, b *fastBatch, from int) {
 	m.batch = m.batch[:0]
 	size := 0
 	for i := m.next(from); i < len(m.state) && len(m.batch) < batchTasks && size < batchBytes; i = m.next(i + 1) {
+		if !m.good(i) {
+			continue // while the broker is busy with those before
+		}
 		m.msg.Data = m.bodies[i]
 		size += len(m.bodies[i])
 		more := b.add(ctx, &m.msg)
@@ -335,6 +349,9 @@ func (m *many) sendAsync(ctx context.Context) {
 	waits := make([]awaited, len(m.state))
 	numbers := make([]uint64, len(m.state))
 	for i := m.next(0); i < len(m.state); i = m.next(i + 1) {
+		if !m.good(i) {
+			continue
+		}
 		m.msg.Data = m.bodies[i]
 		waits[i].landed = make(chan struct{}, 1)
 		if numbers[i], err = w.send(ctx, &m.msg, &waits[i]); err != nil {

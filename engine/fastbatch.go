@@ -323,7 +323,7 @@ func parseFastAnswer(data []byte) (fastAnswer, error) {
 	case a.Type != "" && a.Type != "err":
 		return fastAnswer{}, fmt.Errorf("answer to a batch: type %q is not known", a.Type)
 	case a.Error != nil:
-		return fastAnswer{kind: fastRefusal, err: a.Error}, nil
+		return fastAnswer{kind: fastRefusal, err: a.Error}, nil //nolint:nilerr // reading it went well
 	case a.Type == "err" || a.Stream == "" || a.Sequence == 0:
 		return fastAnswer{}, errors.New("answer to a batch: it says nothing")
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -56,7 +57,16 @@ func (m *many) sendAtomically(ctx context.Context) {
 			return
 		}
 		err := m.sendBatch(ctx)
-		if err == nil {
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, ErrQueueFull) && ctx.Err() == nil:
+			// There may be room for some: nobody asked for all or none.
+			for _, one := range m.batch {
+				if !m.sendOne(ctx, one) {
+					return
+				}
+			}
 			continue
 		}
 		for _, failed := range m.batch {
@@ -119,9 +129,7 @@ func (c *Client) publishAtomic(ctx context.Context, common *nats.Msg, body func(
 	id := rand.Text()
 	sequence := make([]string, 1)
 	m := nats.Msg{Subject: common.Subject, Header: nats.Header{headerBatchID: {id}, headerBatchSequence: sequence}}
-	for name, values := range common.Header {
-		m.Header[name] = values
-	}
+	maps.Copy(m.Header, common.Header)
 	for i := range n {
 		// The first answer tells at once that there is no room for a batch, or
 		// nobody who takes it.

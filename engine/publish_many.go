@@ -154,7 +154,8 @@ func (m *many) run(ctx context.Context) error {
 		m.checkAll()
 	}
 	if m.o.atomic && len(m.failed) > 0 {
-		m.abandon(errors.New("another task of the same atomic batch was refused"))
+		bad := m.failed[0]
+		m.abandon(fmt.Errorf("not sent, with all of its atomic batch: task %d: %w", bad.Index, bad.Err))
 		return m.err()
 	}
 	if len(m.bodies) == 0 {
@@ -169,10 +170,12 @@ func (m *many) run(ctx context.Context) error {
 	switch {
 	case m.o.atomic:
 		m.sendWhole(ctx)
-	case m.o.allIDs || m.c.safety == PowerSafe:
+	case m.c.safety == PowerSafe:
 		m.sendAtomically(ctx)
 	case len(m.bodies) < fastFrom:
 		m.sendAsync(ctx)
+	case m.o.allIDs:
+		m.sendAtomically(ctx)
 	default:
 		m.sendFast(ctx)
 	}
@@ -319,7 +322,7 @@ func (m *many) fill(ctx context.Context, b *fastBatch, from int) {
 // account says of each task of the batch what became of it. What is left open
 // is sent again: the batch ended before it.
 func (m *many) account(end fastOutcome) {
-	stored := int(end.stored) //nolint:gosec // at most as many as were sent
+	stored := int(end.stored)
 	alone := end.sequence != 0 && end.sequence == m.before+end.stored
 	for n, i := range m.batch {
 		switch {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,8 @@ func (a *app) bench() *cobra.Command {
 		Use:     "bench",
 		GroupID: groupClients,
 		Short:   "Measure Pelton against a bare loop on the NATS client",
+		Example: `  pelton bench enqueue
+  pelton bench enqueue --paths many`,
 	}
 	makeGroup(cmd, a.benchEnqueue())
 	return cmd
@@ -49,14 +52,11 @@ in the state it is in now.`
 func (a *app) benchOf(name string, paths []bench.Path) *cobra.Command {
 	var f benchFlags
 	cmd := &cobra.Command{Use: name, Args: takes()}
-	known := ""
-	for i, p := range paths {
-		if i > 0 {
-			known += ", "
-		}
-		known += p.Name
+	var known []string
+	for _, p := range paths {
+		known = append(known, p.Name)
 	}
-	cmd.Flags().StringSliceVar(&f.paths, "paths", nil, "`PATHS` to measure, of "+known+"; all unless given")
+	cmd.Flags().StringSliceVar(&f.paths, "paths", nil, "`PATHS` to measure, of "+strings.Join(known, ", ")+"; all unless given")
 	cmd.Flags().IntVar(&f.rounds, "rounds", 7, "`NUMBER` of rounds, after one to warm up")
 	cmd.Flags().IntVar(&f.tasks, "tasks", 0, "`NUMBER` of tasks in each run; what suits the path unless given")
 	cmd.Flags().IntVar(&f.body, "body", 256, "`BYTES` of a task's body")
@@ -127,7 +127,14 @@ var benchColumns = []column[bench.Summary]{
 func (a *app) benchBroker() *cobra.Command {
 	var folder string
 	var syncAlways bool
-	cmd := &cobra.Command{Use: "bench-broker", Hidden: true, Args: takes()}
+	cmd := &cobra.Command{
+		Use:    "bench-broker",
+		Hidden: true,
+		Args:   takes(),
+		Short:  "Serve a measurement as its broker, until standard input ends",
+		Example: `  pelton bench-broker --store /tmp/bench
+  pelton bench-broker --store /tmp/bench --sync-always`,
+	}
 	cmd.Flags().StringVar(&folder, "store", "", "`FOLDER` of the broker's files")
 	cmd.Flags().BoolVar(&syncAlways, "sync-always", false, "force every write to disk")
 	cmd.RunE = func(*cobra.Command, []string) error {

@@ -208,7 +208,7 @@ func (b *broker) run(ctx context.Context, cfg Config, p Path, work func(context.
 	if err != nil {
 		return f, err
 	}
-	if have := s.CachedInfo().State.Msgs; have != uint64(p.Tasks) { //nolint:gosec // not negative
+	if have := s.CachedInfo().State.Msgs; have != uint64(p.Tasks) {
 		return f, fmt.Errorf("%d tasks were sent to queue %s, %d are there", p.Tasks, queue, have)
 	}
 	return f, nil

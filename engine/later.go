@@ -35,7 +35,7 @@ func (c *Client) schedule(m *nats.Msg, a wire.Address, eta time.Time) {
 // its own or a random one. A task that waits, runs or is parked under the id is
 // [ErrExists].
 func (c *Client) publishLater(ctx context.Context, task string, body []byte, o sendOptions) (string, error) {
-	explicit := o.id != ""
+	explicit := o.id != "" || o.explicit
 	if !explicit {
 		o.id = strings.ToLower(rand.Text())
 	}
@@ -50,7 +50,7 @@ func (c *Client) publishLater(ctx context.Context, task string, body []byte, o s
 			return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
 		}
 	}
-	if _, err := c.publishKnown(ctx, m, a.Lane, true); err != nil {
+	if _, err := c.publishKnown(waitingForRoom(ctx, o.waitForRoom), m, a.Lane, true); err != nil {
 		return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
 	}
 	if o.tracked {

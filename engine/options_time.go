@@ -114,6 +114,16 @@ func (o *sendOptions) settleTime(now time.Time) (later bool, err error) {
 	return o.eta.Sub(now) >= sooner, nil
 }
 
+// settleNow is settleTime for futures and for many tasks at once, which do not
+// wait for their time in the broker: that takes a look and an id for each.
+func (o *sendOptions) settleNow(now time.Time) error {
+	later, err := o.settleTime(now)
+	if err == nil && later {
+		return &wire.NameError{Field: wire.HeaderETA, Value: wire.FormatTime(o.eta), Rule: "must be given to a send that waits, one task at a time"}
+	}
+	return err
+}
+
 // settleExpiry writes the expiry as a time: a duration would begin anew
 // wherever the message is stored again.
 func (o *sendOptions) settleExpiry(now time.Time) error {

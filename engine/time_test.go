@@ -412,3 +412,25 @@ func TestDropLeavesNoDeadLetter(t *testing.T) {
 		t.Errorf("%d dead letters, %v", len(dead), err)
 	}
 }
+
+// TestManyDoNotWaitForATime: futures and many at once are refused a time ahead
+// rather than sent without it; what else is said of time they carry.
+func TestManyDoNotWaitForATime(t *testing.T) {
+	s := newSystem(t)
+	if _, err := s.client.SendRawAsync(s.ctx(), "default", "tick", []byte(`1`), engine.WithCountdown(time.Hour)); !errors.Is(err, engine.ErrInvalidName) {
+		t.Errorf("future: %v", err)
+	}
+	if _, err := s.client.SendManyRaw(s.ctx(), "default", "tick", [][]byte{[]byte(`1`)}, engine.WithETA(time.Now().Add(time.Hour))); !errors.Is(err, engine.ErrInvalidName) {
+		t.Errorf("many: %v", err)
+	}
+	if _, err := s.client.SendManyRaw(s.ctx(), "default", "tick", [][]byte{[]byte(`1`)}, engine.WithExpiresIn(time.Nanosecond)); err != nil {
+		t.Fatal(err)
+	}
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	var clock clockwork
+	engine.HandleRaw(w, "tick", clock.handle)
+	s.work(w)
+	if record, err := s.client.Wait(s.ctx(), "default", "default-1"); err != nil || record.State != wire.StateExpired {
+		t.Errorf("%+v, %v", record, err)
+	}
+}

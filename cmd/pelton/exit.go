@@ -13,6 +13,7 @@ import (
 	"pelton/engine"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
+	"pelton/internal/bench"
 	"pelton/internal/config"
 	"pelton/internal/dev"
 )
@@ -69,7 +70,7 @@ var exits = []struct {
 	{exitInterrupted, []error{errInterrupted}},
 	{exitDifference, []error{errDifference}},
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
-	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart}},
+	{exitUsage, []error{config.ErrInvalid, bench.ErrNoPath, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},
 	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrTooLate}},
 	{exitNotFound, []error{engine.ErrNotFound, engine.ErrNoQueue, topology.ErrMissing, produce.ErrNoTopic}},

@@ -42,6 +42,8 @@ func (a *app) commands() []*cobra.Command {
 		a.queue(),
 		a.dead(),
 		a.setup(),
+		a.bench(),
+		a.benchBroker(),
 		a.version(),
 	}
 }

@@ -129,7 +129,21 @@ func (w *Worker) bind(ctx context.Context) ([]*pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pools, w.c.persist(ctx, w.revocations.bind)
+	return pools, w.bindRevocations(ctx)
+}
+
+// bindRevocations waits for the bucket of revocations to answer. A worker that
+// may not look at settings may have no right to it either: it goes on without.
+func (w *Worker) bindRevocations(ctx context.Context) error {
+	if w.cfg.Setup != SetupOff {
+		return w.c.persist(ctx, w.revocations.bind)
+	}
+	trying, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err := w.revocations.bind(trying); err != nil && ctx.Err() == nil {
+		w.log.WarnContext(ctx, "cannot read the revocations, tasks that run cannot be revoked", "err", err)
+	}
+	return ctx.Err()
 }
 
 // temporary reports whether a set-up failed only because nobody answered.

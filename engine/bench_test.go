@@ -2,11 +2,16 @@ package engine_test
 
 import (
 	"context"
+	"crypto/rand"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"pelton/engine"
 	"pelton/engine/enginetest"
+	"pelton/engine/wire"
 )
 
 // BenchmarkDrain is the whole of a task with its result: fetch, run, record,
@@ -74,6 +79,43 @@ func BenchmarkSend(b *testing.B) {
 		b.ReportAllocs()
 		for range b.N {
 			if _, err := js.Publish(b.Context(), "pelton.task.default.nop", []byte(`{"message":"hi"}`)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkSendLater is one caller that waits for each PubAck of a task with a
+// time ahead, beside the same schedule written by hand.
+func BenchmarkSendLater(b *testing.B) {
+	broker := enginetest.Start(b)
+	broker.Setup("default")
+	c, err := engine.NewClient(broker.Conn(engine.ConnectOptions(nil)...))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	js := broker.JetStream()
+	eta := time.Now().Add(24 * time.Hour)
+	b.Run("pelton", func(b *testing.B) {
+		b.ReportAllocs()
+		for range b.N {
+			if _, err := c.SendRaw(b.Context(), "default", "nop", []byte(`{"message":"hi"}`), engine.WithETA(eta)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("raw", func(b *testing.B) {
+		b.ReportAllocs()
+		at := wire.FormatTime(eta.Add(-500 * time.Millisecond))
+		for range b.N {
+			id := rand.Text()
+			m := nats.NewMsg("pelton.later.default." + id)
+			m.Data = []byte(`{"message":"hi"}`)
+			m.Header["Nats-Schedule"] = []string{"@at " + at}
+			m.Header["Nats-Schedule-Target"] = []string{"pelton.due.default.nop." + id}
+			m.Header["Pelton-Eta"] = []string{wire.FormatTime(eta)}
+			if _, err := js.PublishMsg(b.Context(), m); err != nil {
 				b.Fatal(err)
 			}
 		}

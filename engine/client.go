@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	neturl "net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +26,22 @@ type ClientConfig struct {
 	Logger *slog.Logger
 	// NATS are further options of the connection that [Connect] makes.
 	NATS []nats.Option
+	// Durability says how [Task.SendMany] writes: [DurabilityDefault] unless set.
+	Durability Durability
 }
+
+// Durability says what a client may assume of how the broker writes.
+type Durability int
+
+const (
+	// DurabilityDefault suits a broker that forces what it writes to disk now
+	// and then.
+	DurabilityDefault Durability = iota
+	// PowerSafe suits a broker that forces every write to disk (sync_interval:
+	// always), which a client cannot see: many tasks go by atomic batches of at
+	// most a thousand, each forced once. Any other way would pay for each task.
+	PowerSafe
+)
 
 // Client publishes tasks and reads their records. It is safe for concurrent
 // use.
@@ -39,6 +55,13 @@ type Client struct {
 	// recordsOnly is set once the broker has forbidden a look into a queue:
 	// waiting does not ask again.
 	recordsOnly atomic.Bool
+	safety      Durability
+
+	windowMu sync.Mutex
+	window   *window // made with the first publish
+	closed   bool
+	replicas sync.Map // of lanes, whether they have several
+	turns    sync.Map // of lanes, who writes a batch
 
 	// afterReplaced is called between the record of a replacement and its
 	// schedule: tests look there. Nothing else sets it.
@@ -84,11 +107,21 @@ func NewClient(nc *nats.Conn, config ...ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits}, nil
+	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits, safety: cfg.Durability}, nil
 }
 
-// Close ends a client, and its connection if [Connect] made it.
+// Close ends a client, and its connection if [Connect] made it. It does not
+// wait: sends under way, futures among them, fail with [ErrClosed], and with
+// [ErrUnconfirmed] too, since their tasks may be stored. [Client.Flush] first
+// waits for them.
 func (c *Client) Close() {
+	c.windowMu.Lock()
+	c.closed = true
+	w := c.window
+	c.windowMu.Unlock()
+	if w != nil {
+		w.close()
+	}
 	c.js.CleanupPublisher()
 	if c.owned {
 		c.nc.Close()

@@ -35,9 +35,8 @@ func (c *Client) schedule(m *nats.Msg, a wire.Address, eta time.Time) {
 // its own or a random one. A task that waits, runs or is parked under the id is
 // [ErrExists].
 func (c *Client) publishLater(ctx context.Context, task string, body []byte, o sendOptions) (string, error) {
-	explicit := o.id != ""
-	if !explicit {
-		o.id = strings.ToLower(rand.Text())
+	if !o.explicit {
+		o.id = randomID()
 	}
 	m, err := c.taskMessage(task, body, o)
 	if err != nil {
@@ -45,12 +44,12 @@ func (c *Client) publishLater(ctx context.Context, task string, body []byte, o s
 	}
 	a := wire.Address{Lane: o.lane(), Task: task, ID: o.id}
 	c.schedule(m, a, o.eta)
-	if explicit {
+	if o.explicit {
 		if err := c.waitNotTaken(ctx, a); err != nil {
 			return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
 		}
 	}
-	if _, err := c.publishKnown(ctx, m, a.Lane, true); err != nil {
+	if _, err := c.publishKnown(waitingForRoom(ctx, o.waitForRoom), m, a.Lane, true); err != nil {
 		return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
 	}
 	if o.tracked {
@@ -58,6 +57,9 @@ func (c *Client) publishLater(ctx context.Context, task string, body []byte, o s
 	}
 	return o.id, nil
 }
+
+// randomID is an id that nobody has or will have: 128 random bits.
+func randomID() string { return strings.ToLower(rand.Text()) }
 
 // waitNotTaken asks notTaken until the broker answers.
 func (c *Client) waitNotTaken(ctx context.Context, a wire.Address) error {

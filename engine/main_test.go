@@ -17,7 +17,7 @@ import (
 	"pelton/engine/enginetest"
 )
 
-// TestMain is also the main of the worker processes that tests start.
+// TestMain is also the main of the processes that tests start.
 func TestMain(m *testing.M) {
 	if url := os.Getenv("PELTON_TEST_WORKER"); url != "" {
 		deaths := 1000 // workers are killed here, not by their tasks
@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	}
 	if node := os.Getenv("PELTON_TEST_NODE"); node != "" {
 		os.Exit(nodeProcess(node))
+	}
+	if folder := os.Getenv("PELTON_TEST_BROKER"); folder != "" {
+		os.Exit(brokerProcess(folder))
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -42,13 +42,13 @@ func startBrokers(t *testing.T, n int) *brokers {
 	for i := range b.nodes {
 		b.nodes[i].StoreDir = t.TempDir()
 		if n > 1 {
-			b.nodes[i].Cluster = &enginetest.Cluster{Name: fmt.Sprintf("n%d", i), Port: freePort(t)}
-			routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", b.nodes[i].Cluster.Port))
+			b.nodes[i].Node = &enginetest.Node{Name: fmt.Sprintf("n%d", i), Port: freePort(t)}
+			routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", b.nodes[i].Node.Port))
 		}
 	}
 	for i := range b.nodes {
 		if n > 1 {
-			b.nodes[i].Cluster.Routes = routes
+			b.nodes[i].Node.Routes = routes
 		}
 		b.start(i)
 	}

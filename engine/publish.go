@@ -22,6 +22,9 @@ const dedupWindow = 20 * time.Second
 // publish stores one task and returns its id. With ErrExists it returns the id
 // that exists.
 func (c *Client) publish(ctx context.Context, task string, body []byte, o sendOptions) (string, error) {
+	if err := o.checkSingle(); err != nil {
+		return "", err
+	}
 	later, err := o.settleTime(time.Now())
 	if err != nil {
 		return "", err
@@ -34,7 +37,7 @@ func (c *Client) publish(ctx context.Context, task string, body []byte, o sendOp
 		return "", err
 	}
 	lane := o.lane()
-	ack, err := c.publishKnown(ctx, m, lane, o.id != "")
+	ack, err := c.publishKnown(waitingForRoom(ctx, o.waitForRoom), m, lane, o.id != "")
 	switch {
 	case err != nil && o.id != "":
 		return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
@@ -46,8 +49,23 @@ func (c *Client) publish(ctx context.Context, task string, body []byte, o sendOp
 	return wire.FreeID(lane, ack.Sequence), nil
 }
 
-// taskMessage checks what the caller gave and builds the message.
+// taskMessage builds the message of a task whose sender waits: a try of it that
+// was stored can be recognised.
 func (c *Client) taskMessage(task string, body []byte, o sendOptions) (*nats.Msg, error) {
+	m, err := c.bareMessage(task, body, o)
+	if err != nil {
+		return nil, err
+	}
+	if m.Header == nil {
+		m.Header = nats.Header{}
+	}
+	m.Header[headerMsgID] = []string{rand.Text()}
+	return m, nil
+}
+
+// bareMessage checks what the caller gave and builds the message, with no
+// header that nobody asked for.
+func (c *Client) bareMessage(task string, body []byte, o sendOptions) (*nats.Msg, error) {
 	if o.err != nil {
 		return nil, o.err
 	}
@@ -57,23 +75,22 @@ func (c *Client) taskMessage(task string, body []byte, o sendOptions) (*nats.Msg
 	if err := checkOwnTask(task); err != nil {
 		return nil, err
 	}
-	if err := c.limits.CheckSize(body); err != nil {
-		return nil, fmt.Errorf("task %s: %w: %w", task, ErrTooLarge, err)
+	if err := c.checkBody(task, body); err != nil {
+		return nil, err
 	}
-	if err := c.limits.CheckJSON(body); err != nil {
+	if err := checkHeaderSize(o.header); err != nil {
 		return nil, fmt.Errorf("task %s: %w", task, err)
 	}
 	m := &nats.Msg{Header: nats.Header(o.header), Data: body}
-	if m.Header == nil {
-		m.Header = nats.Header{}
-	}
-	if o.id != "" {
+	if o.id != "" || o.explicit {
 		if err := wire.CheckExplicitID(o.queue, o.id); err != nil {
 			return nil, err
 		}
+		if m.Header == nil {
+			m.Header = nats.Header{}
+		}
 		m.Header[headerExpectLastSubj] = []string{"0"}
 	}
-	m.Header[headerMsgID] = []string{rand.Text()}
 	m.Subject = c.ns.TaskSubject(wire.Address{Lane: o.lane(), Task: task, ID: o.id})
 	return m, nil
 }
@@ -84,6 +101,8 @@ func (c *Client) taskMessage(task string, body []byte, o sendOptions) (*nats.Msg
 // subject.
 func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, explicit bool) (*jetstream.PubAck, error) {
 	var sent time.Time // of the first try that may have been stored
+	var full error     // there was no room at the last try
+	refused := 0
 	wait := 50 * time.Millisecond
 	for try := 0; ; try++ {
 		doubt, began := !sent.IsZero(), time.Now()
@@ -92,10 +111,15 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 		case outcomeStored:
 			return ack, nil
 		case outcomeFull:
-			if doubt {
+			switch {
+			case doubt:
 				return nil, fmt.Errorf("%w: the queue is full now: %w", ErrUnconfirmed, err)
+			case !waitsForRoom(ctx):
+				return nil, fmt.Errorf("%w: %w", ErrQueueFull, err)
+			case ctx.Err() != nil:
+				return nil, fmt.Errorf("%w until %w: %w", ErrQueueFull, context.Cause(ctx), err)
 			}
-			return nil, fmt.Errorf("%w: %w", ErrQueueFull, err)
+			full = err
 		case outcomeInvalid:
 			return nil, err
 		case outcomeRefused:
@@ -103,6 +127,11 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 				if own, err := c.ownCopy(ctx, m, lane); own != nil || err != nil {
 					return own, err
 				}
+			}
+			if refused < len(freedLate) && c.replicated(ctx, lane) {
+				wait = freedLate[refused]
+				refused++
+				break
 			}
 			return nil, fmt.Errorf("%w: it waits or runs", ErrExists)
 		case outcomeAbsent:
@@ -113,7 +142,12 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 			if !doubt && !errors.Is(err, errNotSent) {
 				sent, doubt = began, true
 			}
-			if ctx.Err() != nil {
+			switch {
+			case errors.Is(err, ErrClosed) && doubt:
+				return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+			case errors.Is(err, ErrClosed):
+				return nil, err
+			case ctx.Err() != nil:
 				return nil, endedError(ctx, doubt)
 			}
 			if doubt && !explicit && time.Since(sent) > dedupWindow {
@@ -122,12 +156,50 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 		}
 		select {
 		case <-ctx.Done():
+			if full != nil && !doubt {
+				return nil, fmt.Errorf("%w until %w: %w", ErrQueueFull, context.Cause(ctx), full)
+			}
 			return nil, endedError(ctx, doubt)
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, time.Second)
 	}
 }
+
+// freedLate is how long a publish with an explicit id is repeated before the id
+// is said to exist. On several replicas the leader counts a message for a few
+// milliseconds after its removal was confirmed.
+var freedLate = []time.Duration{2 * time.Millisecond, 4 * time.Millisecond, 8 * time.Millisecond, 16 * time.Millisecond, 20 * time.Millisecond}
+
+// replicated reports whether a lane may have more than one replica. The first
+// answer of the broker is kept: a lane that is given replicas later is noticed
+// by the next process.
+func (c *Client) replicated(ctx context.Context, lane wire.Lane) bool {
+	if known, ok := c.replicas.Load(lane); ok {
+		return known.(bool)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := c.js.Stream(ctx, c.ns.TaskStream(lane))
+	if err != nil {
+		return true // not allowed to know
+	}
+	several := s.CachedInfo().Config.Replicas > 1
+	c.replicas.Store(lane, several)
+	return several
+}
+
+// roomKey marks the context of a publish that waits where its queue is full.
+type roomKey struct{}
+
+func waitingForRoom(ctx context.Context, wait bool) context.Context {
+	if !wait {
+		return ctx
+	}
+	return context.WithValue(ctx, roomKey{}, true)
+}
+
+func waitsForRoom(ctx context.Context) bool { return ctx.Value(roomKey{}) != nil }
 
 // absentTries is how often a publish that nobody takes is repeated: a stream
 // without a leader looks like no stream for a moment.
@@ -148,24 +220,53 @@ func absentError(lane wire.Lane, doubtful bool) error {
 	return fmt.Errorf("%w: no stream takes the tasks of %s (pelton setup apply makes it)", ErrNoQueue, lane)
 }
 
+func (c *Client) checkBody(task string, body []byte) error {
+	if err := c.limits.CheckSize(body); err != nil {
+		return fmt.Errorf("task %s: %w: %w", task, ErrTooLarge, err)
+	}
+	if err := c.limits.CheckJSON(body); err != nil {
+		return fmt.Errorf("task %s: %w", task, err)
+	}
+	return nil
+}
+
+// maxHeaders is what the server stores of a message's headers, less what it and
+// the client add.
+const maxHeaders = 60 << 10
+
+// checkHeaderSize refuses headers that the broker would not take, or cut.
+func checkHeaderSize(h wire.Header) error {
+	if len(h) == 0 {
+		return nil
+	}
+	size := 0
+	for name, values := range h {
+		for _, value := range values {
+			size += len(name) + len(value) + len(": \r\n")
+		}
+	}
+	if size > maxHeaders {
+		return fmt.Errorf("headers: %w: %d of %d bytes, must be at most %d bytes", ErrTooLarge, len(h), size, maxHeaders)
+	}
+	return nil
+}
+
 // errNotSent is a try that did not leave this process.
 var errNotSent = errors.New("not connected")
 
+// publishOnce publishes and waits for the answer.
 func (c *Client) publishOnce(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
-	if c.nc.Status() != nats.CONNECTED {
-		return nil, errNotSent // and shall not leave it later, when its id is forgotten
+	w, err := c.publisher()
+	if err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	var ack *jetstream.PubAck
-	err := c.permitted(ctx, m.Subject, func(ctx context.Context) (err error) {
-		ack, err = c.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
-		return err
-	})
-	if errors.Is(err, nats.ErrReconnectBufExceeded) {
-		return nil, errNotSent
+	a := awaitedPool.Get().(*awaited)
+	number, err := w.send(ctx, m, a)
+	if err != nil {
+		awaitedPool.Put(a)
+		return nil, err
 	}
-	return ack, err
+	return a.wait(ctx, w, number)
 }
 
 // ownCopy tells whether the message that refuses an explicit id is a copy of

@@ -108,7 +108,50 @@ type sendOptions struct {
 	id     string
 	header wire.Header
 	err    error
+
+	explicit    bool // id is given, be it empty
+	waitForRoom bool
+	atomic      bool
+	allIDs      bool
+
 	timing
+}
+
+// checkSingle refuses options of many tasks.
+func (o *sendOptions) checkSingle() error {
+	switch {
+	case o.err != nil:
+		return o.err
+	case o.atomic:
+		return &wire.NameError{Field: "option", Value: "WithAtomic", Rule: "must be given to SendMany only"}
+	case o.allIDs:
+		return &wire.NameError{Field: "option", Value: "WithAllIDs", Rule: "must be given to SendMany only"}
+	}
+	return nil
+}
+
+// checkFuture refuses options of a send that waits.
+func (o *sendOptions) checkFuture() error {
+	switch {
+	case o.waitForRoom:
+		return &wire.NameError{Field: "option", Value: "WithWaitForRoom", Rule: "must not be given to a future"}
+	case o.tracked:
+		return &wire.NameError{Field: "option", Value: "WithTracked", Rule: "must be given to a send that waits"}
+	}
+	return o.checkSingle()
+}
+
+// checkMany refuses options of one task.
+func (o *sendOptions) checkMany() error {
+	switch {
+	case o.err != nil:
+		return o.err
+	case o.explicit:
+		return &wire.NameError{Field: "id", Value: o.id, Rule: "must not be given to many tasks at once"}
+	case o.tracked:
+		return &wire.NameError{Field: "option", Value: "WithTracked", Rule: "must be given to a send of one task"}
+	}
+	return nil
 }
 
 func (o sendOptions) clone() sendOptions {
@@ -183,7 +226,24 @@ func WithBackoff(least, most time.Duration) Option {
 
 // WithID gives the task an explicit id: an idempotency key for as long as its
 // record lives. It may not look like a free id of its queue.
-func WithID(id string) SendOption { return sendOnly(func(o *sendOptions) { o.id = id }) }
+func WithID(id string) SendOption {
+	return sendOnly(func(o *sendOptions) { o.id, o.explicit = id, true })
+}
+
+// WithWaitForRoom lets a send wait where the queue is full, until there is room
+// or its context ends; [ErrQueueFull] is returned then. Without it that is
+// returned at once. Futures do not take it.
+func WithWaitForRoom() SendOption {
+	return sendOnly(func(o *sendOptions) { o.waitForRoom = true })
+}
+
+// WithAtomic makes [Task.SendMany] store all of its tasks, at most a thousand,
+// or none.
+func WithAtomic() SendOption { return sendOnly(func(o *sendOptions) { o.atomic = true }) }
+
+// WithAllIDs makes [Task.SendMany] tell the id of every task, whoever else
+// publishes to the queue meanwhile. It takes about twice as long.
+func WithAllIDs() SendOption { return sendOnly(func(o *sendOptions) { o.allIDs = true }) }
 
 // WithHeader adds a header of the caller's own, which the handler sees. Names
 // beginning with Pelton- or Nats- are refused: they mean something.

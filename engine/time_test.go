@@ -412,3 +412,74 @@ func TestDropLeavesNoDeadLetter(t *testing.T) {
 		t.Errorf("%d dead letters, %v", len(dead), err)
 	}
 }
+
+// TestFuturesAndManyWaitForTheirTime: they wait in the broker as a single send
+// does, each task under an id of its own, and carry what else is said of time.
+func TestFuturesAndManyWaitForTheirTime(t *testing.T) {
+	s := newSystem(t)
+	due := time.Now().Add(1200 * time.Millisecond)
+	future, err := s.client.SendRawAsync(s.ctx(), "default", "tick", []byte(`1`), engine.WithETA(due), engine.WithID("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := future.Result(s.ctx())
+	if err != nil || first.ID() != "one" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	if again, err := s.client.SendRawAsync(s.ctx(), "default", "tick", []byte(`1`), engine.WithETA(due), engine.WithID("one")); err != nil {
+		t.Fatal(err)
+	} else if _, err := again.Result(s.ctx()); !errors.Is(err, engine.ErrExists) {
+		t.Errorf("the same id again: %v", err)
+	}
+	bodies := make([][]byte, 200)
+	for i := range bodies {
+		bodies[i] = []byte(`1`)
+	}
+	bodies[7] = []byte(`{`)
+	results, err := s.client.SendManyRaw(s.ctx(), "default", "tick", bodies, engine.WithETA(due), engine.WithWaitForRoom())
+	var failed *engine.ManyError
+	if !errors.As(err, &failed) || len(failed.Failed) != 1 || failed.Failed[0].Index != 7 || results[7] != nil {
+		t.Fatalf("%v", err)
+	}
+	for _, opt := range []engine.SendOption{engine.WithAtomic(), engine.WithTracked()} {
+		if _, err := s.client.SendManyRaw(s.ctx(), "default", "tick", bodies[:1], engine.WithETA(due), opt); !errors.Is(err, engine.ErrInvalidName) {
+			t.Errorf("taken: %v", err)
+		}
+	}
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	engine.HandleRaw(w, "tick", func(context.Context, *engine.Message) ([]byte, error) {
+		if early := time.Until(due); early > 0 {
+			return nil, engine.Permanent(fmt.Errorf("%s too early", early))
+		}
+		return nil, nil
+	})
+	s.work(w)
+	ids := map[string]bool{}
+	for _, r := range append(results, first) {
+		if r == nil {
+			continue
+		}
+		ids[r.ID()] = true
+		if _, err := r.Wait(s.ctx()); err != nil {
+			t.Errorf("%s: %v", r.ID(), err)
+		}
+	}
+	if len(ids) != len(bodies) {
+		t.Errorf("%d ids of %d tasks", len(ids), len(bodies))
+	}
+}
+
+// TestManyExpire: what is said of their expiry they carry.
+func TestManyExpire(t *testing.T) {
+	s := newSystem(t)
+	if _, err := s.client.SendManyRaw(s.ctx(), "default", "tick", [][]byte{[]byte(`1`)}, engine.WithExpiresIn(time.Nanosecond)); err != nil {
+		t.Fatal(err)
+	}
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	var clock clockwork
+	engine.HandleRaw(w, "tick", clock.handle)
+	s.work(w)
+	if record, err := s.client.Wait(s.ctx(), "default", "default-1"); err != nil || record.State != wire.StateExpired {
+		t.Errorf("%+v, %v", record, err)
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -241,5 +242,82 @@ func TestAge(t *testing.T) {
 	}
 	if got := age(time.Time{}, now); got != "-" {
 		t.Errorf("never: %s", got)
+	}
+}
+
+func TestSendLines(t *testing.T) {
+	w := newWorld(t)
+	w.ok("setup", "apply")
+	var in, ids strings.Builder
+	for i := range 1200 {
+		fmt.Fprintf(&in, "{\"n\":%d}\n", i)
+		fmt.Fprintf(&ids, "default-%d\n", i+1)
+	}
+	got := w.runWith(in.String(), "send", "print", "--lines")
+	if got.code != exitOK || got.stdout != ids.String() || got.stderr != "" {
+		t.Errorf("exit code %d, %s", got.code, got.stderr)
+	}
+	if got := w.runWith(in.String(), "send", "print", "--lines", "--no-ids"); got.code != exitOK || got.stdout != "" {
+		t.Errorf("exit code %d, %q, %s", got.code, got.stdout, got.stderr)
+	}
+	got = w.runWith("1\n\n{\n"+`"`+strings.Repeat("x", 600<<10)+"\"\n5\n", "send", "print", "-", "--lines", "-o", "jsonl")
+	want := []string{`{"line":1,"id":"default-2401"}`, `{"line":3,"error":`, `{"line":4,"error":`, `{"line":5,"id":"default-2402"}`}
+	lines := strings.Split(strings.TrimSpace(got.stdout), "\n")
+	if got.code != exitUsage || len(lines) != len(want) {
+		t.Fatalf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
+	}
+	for i, line := range lines {
+		if !strings.HasPrefix(line, want[i]) {
+			t.Errorf("line %d: %s", i, line)
+		}
+	}
+	if !strings.Contains(got.stderr, "2 of 4 tasks were not sent; line 3: ") || !strings.Contains(got.stderr, "must be at most 524288 bytes") {
+		t.Errorf("%s", got.stderr)
+	}
+	if got := w.runWith("1\n{\n", "send", "print", "--lines", "--atomic"); got.code != exitUsage || got.stdout != "" {
+		t.Errorf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
+	}
+	if got := w.runWith(strings.Repeat("1\n", 1001), "send", "print", "--lines", "--atomic"); got.code != exitUsage || !strings.Contains(got.stderr, "at most 1000") {
+		t.Errorf("exit code %d: %s", got.code, got.stderr)
+	}
+	if got := w.ok("send", "print", "1", "--atomic", "--count", "2", "-o", "json"); !strings.Contains(got, `"id": "default-2404"`) {
+		t.Errorf("%s", got)
+	}
+	if got := w.runWith("", "send", "print", "--lines", "-o", "json"); got.code != exitOK || got.stdout != "[]\n" {
+		t.Errorf("exit code %d: %q", got.code, got.stdout)
+	}
+}
+
+// TestSendLinesAsTheyCome has an input that stays open: what has come is sent.
+func TestSendLinesAsTheyCome(t *testing.T) {
+	w := newWorld(t)
+	w.ok("setup", "apply")
+	in, write := io.Pipe()
+	var stdout, stderr watched
+	code := make(chan int, 1)
+	go func() {
+		code <- Run(testContext(t), []string{"send", "print", "--lines"}, in, &stdout, &stderr, w.env)
+	}()
+	for i := range 3 {
+		if _, err := fmt.Fprintln(write, i); err != nil {
+			t.Fatal(err)
+		}
+		stdout.has(t, fmt.Sprintf("default-%d\n", i+1))
+	}
+	_ = write.Close()
+	if got := <-code; got != exitOK {
+		t.Errorf("exit code %d: %s", got, stderr.String())
+	}
+}
+
+func TestBench(t *testing.T) {
+	got := runIn(testContext(t), nil, nil, "bench", "enqueue", "--paths", "nope")
+	if got.code != exitUsage || !strings.Contains(got.stderr, "must be one of one, 64, with-id, future, many, power-safe") {
+		t.Errorf("exit code %d: %s", got.code, got.stderr)
+	}
+	for _, flag := range []string{"--rounds=0", "--tasks=-1", "--body=1", "--body=600000"} {
+		if got := runIn(testContext(t), nil, nil, "bench", "enqueue", flag); got.code != exitUsage {
+			t.Errorf("%s: exit code %d: %s", flag, got.code, got.stderr)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"pelton/engine"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
+	"pelton/internal/bench"
 	"pelton/internal/config"
 	"pelton/internal/dev"
 	"pelton/internal/health"
@@ -71,7 +72,7 @@ var exits = []struct {
 	{exitInterrupted, []error{errInterrupted}},
 	{exitDifference, []error{errDifference, errFindings}},
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
-	{exitUsage, []error{config.ErrInvalid, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart, health.ErrListen}},
+	{exitUsage, []error{config.ErrInvalid, bench.ErrNoPath, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart, health.ErrListen}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},
 	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrTooLate, engine.ErrForbidden}},
 	{exitNotFound, []error{engine.ErrNotFound, engine.ErrNoQueue, topology.ErrMissing, produce.ErrNoTopic}},

@@ -59,6 +59,8 @@ func (a *app) commands() []*cobra.Command {
 		a.doctor(),
 		a.health(),
 		a.config(),
+		a.bench(),
+		a.benchBroker(),
 		a.version(),
 	}
 }

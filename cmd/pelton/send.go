@@ -25,7 +25,11 @@ type sendFlags struct {
 	maxAttempts int
 	headers     []string
 	count       int
-	quiet       bool
+	lines       bool
+	atomic      bool
+	noIDs       bool
+	waitForRoom bool
+	show        *output
 	timeout     *time.Duration
 	time        *timeFlags
 }
@@ -33,39 +37,53 @@ type sendFlags struct {
 func (a *app) send() *cobra.Command {
 	var f sendFlags
 	cmd := &cobra.Command{
-		Use:     "send TASK BODY",
+		Use:     "send TASK [BODY]",
 		Aliases: []string{"enqueue"},
 		GroupID: groupClients,
-		Short:   "Send a task and print its id",
+		Short:   "Send a task, or many, and print their ids",
 		Long: `Send a task and print its id once the broker has stored it.
 
 BODY is JSON: as it stands, of a file with @FILE, or of standard input with -.
 An id of your own makes sending safe to repeat: while a task with that id waits
 or runs in its queue, another is refused with exit code 7; while the first waits
-for its next attempt, or its record lives, another is taken and dropped.`,
+for its next attempt, or its record lives, another is taken and dropped.
+
+With --lines each line of standard input, or of BODY, is a task. Lines are sent
+as they come; a line that is refused is told on standard error and keeps no
+other. With --atomic all are stored, at most a thousand, or none.`,
 		Example: `  pelton send print '{"message":"hi"}'
   pelton send add '{"a":2,"b":3}' --queue mail --id sum-1
   pelton send resize @job.json -H customer=42 --max-attempts 3
   pelton send print '{"message":"hi"}' --in 5m --expires 1h
-  date +%s | pelton send print -`,
+  pelton send resize --lines < jobs.jsonl`,
 		Annotations: map[string]string{natsEquivalent: `  nats pub -J pelton.task.default.print '{"message":"hi"}'
-  nats pub -J pelton.task.mail.add.sum-1 '{"a":2,"b":3}' -H Nats-Expected-Last-Subject-Sequence:0`},
-		Args: takes("TASK", "BODY"),
+  nats pub -J pelton.task.mail.add.sum-1 '{"a":2,"b":3}' -H Nats-Expected-Last-Subject-Sequence:0
+  nats pub -J --send-on newline pelton.task.default.resize < jobs.jsonl`},
+		Args: func(cmd *cobra.Command, args []string) error {
+			if f.lines && len(args) == 1 {
+				return nil
+			}
+			return takes("TASK", "BODY")(cmd, args)
+		},
 	}
 	cmd.Flags().StringVar(&f.queue, "queue", engine.DefaultQueue, "`QUEUE` to send to")
 	cmd.Flags().StringVar(&f.id, "id", "", "`ID` of the task")
 	cmd.Flags().IntVar(&f.maxAttempts, "max-attempts", 0, "`NUMBER` of attempts, the first included")
 	cmd.Flags().StringArrayVarP(&f.headers, "header", "H", nil, "header `NAME=VALUE` for the handler")
 	cmd.Flags().IntVar(&f.count, "count", 1, "`NUMBER` of times to send it")
-	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "ids only, which is all there is")
+	cmd.Flags().BoolVar(&f.lines, "lines", false, "send each line as a task")
+	cmd.Flags().BoolVar(&f.atomic, "atomic", false, "store all tasks or none, at most 1000")
+	cmd.Flags().BoolVar(&f.noIDs, "no-ids", false, "print nothing: many are sent about twice as fast")
+	cmd.Flags().BoolVar(&f.waitForRoom, "wait-for-room", false, "wait where the queue is full, as long as --timeout")
+	f.show = outputFlags(cmd)
 	f.timeout = timeoutFlag(cmd, 10*time.Second, "`DURATION` in which the broker must answer")
 	f.time = addTimeFlags(cmd)
 	natsFlags(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runSend(cmd, f, args[0], args[1]) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runSend(cmd, f, args) }
 	return cmd
 }
 
-func (a *app) runSend(cmd *cobra.Command, f sendFlags, task, arg string) error {
+func (a *app) runSend(cmd *cobra.Command, f sendFlags, args []string) error {
 	cfg, err := a.settings(cmd, config.PartNone)
 	if err != nil {
 		return err
@@ -74,21 +92,23 @@ func (a *app) runSend(cmd *cobra.Command, f sendFlags, task, arg string) error {
 	if err != nil {
 		return &usageError{err: err, help: cmd.CommandPath() + " --help"}
 	}
-	body, err := a.body(arg)
+	if f.lines {
+		return a.sendLines(cmd, cfg, f, args, opts)
+	}
+	body, err := a.body(args[1])
 	if err != nil {
 		return &usageError{err: err}
 	}
 	return a.ask(cmd, cfg, *f.timeout, func(ctx context.Context, c *engine.Client) error {
-		for range f.count {
-			r, err := c.SendRaw(ctx, f.queue, task, body, opts...)
+		out := a.sentOutput(f)
+		if f.count == 1 && !f.atomic {
+			r, err := c.SendRaw(ctx, f.queue, args[0], body, opts...)
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintln(a.stdout, r.ID()); err != nil {
-				return err
-			}
+			return errors.Join(out.add(sent{Line: 1, ID: r.ID()}), out.end())
 		}
-		return nil
+		return a.sendCount(ctx, c, f, args[0], body, opts, out)
 	})
 }
 
@@ -99,10 +119,25 @@ func (f sendFlags) options(cmd *cobra.Command) ([]engine.SendOption, error) {
 		return nil, err
 	case f.count < 1:
 		return nil, fmt.Errorf("--count must be at least 1, got %d", f.count)
+	case f.lines && cmd.Flags().Changed("count"):
+		return nil, errors.New("--count and --lines exclude each other")
+	case f.atomic && f.count > 1000:
+		return nil, fmt.Errorf("--atomic takes at most 1000 tasks, got --count %d", f.count)
+	case f.id != "" && (f.lines || f.atomic):
+		return nil, errors.New("--id is for one task, --lines and --atomic for several")
 	case f.id != "" && f.count > 1:
 		return nil, errors.New("--id is for one task, --count for several")
 	case f.id != "":
 		opts = append(opts, engine.WithID(f.id))
+	}
+	if f.waitForRoom {
+		opts = append(opts, engine.WithWaitForRoom())
+	}
+	switch {
+	case f.atomic:
+		opts = append(opts, engine.WithAtomic())
+	case !f.noIDs && (f.lines || f.count > 1):
+		opts = append(opts, engine.WithAllIDs())
 	}
 	if cmd.Flags().Changed("max-attempts") {
 		opts = append(opts, engine.WithMaxAttempts(f.maxAttempts))

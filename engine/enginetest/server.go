@@ -37,8 +37,8 @@ type ServerConfig struct {
 	SyncInterval time.Duration
 	// SyncAlways forces every message to disk before it is acknowledged.
 	SyncAlways bool
-	// Cluster makes it a node of a cluster.
-	Cluster *Cluster
+	// Node makes it one of a cluster.
+	Node *Node
 	// MaxStore bounds the disk space of JetStream in bytes; 0 leaves it to the
 	// server.
 	MaxStore int64
@@ -51,9 +51,9 @@ type ServerConfig struct {
 	Monitor bool
 }
 
-// Cluster is what makes a broker one of several. Each node has a name of its
-// own; the names and ports of all are known before any starts.
-type Cluster struct {
+// Node is what makes a broker one of several. Each has a name of its own; the
+// names and ports of all are known before any starts.
+type Node struct {
 	Name   string   // of the node
 	Port   int      // for the other nodes
 	Routes []string // nats://host:port of every node's Port
@@ -83,7 +83,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded nats-server: %w", err)
 	}
-	if c := cfg.Cluster; c != nil {
+	if c := cfg.Node; c != nil {
 		opts.ServerName = c.Name
 		opts.Cluster = server.ClusterOpts{Name: "pelton", Host: cfg.Host, Port: c.Port}
 		for _, route := range c.Routes {

@@ -1,0 +1,245 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pelton/engine/enginetest"
+	"pelton/engine/topology"
+)
+
+// brokerProcess is a broker that lives as long as its standard input.
+func brokerProcess(folder string) int {
+	s, err := enginetest.NewServer(enginetest.ServerConfig{StoreDir: folder})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(s.URL())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	s.Stop()
+	return 0
+}
+
+// startBrokerProcess starts a broker whose allocations are not this process's.
+func startBrokerProcess(t *testing.T) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "PELTON_TEST_BROKER="+t.TempDir())
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	return strings.TrimSpace(line)
+}
+
+// perTask counts what n tasks allocate, all goroutines of this process
+// together.
+func perTask(n int, send func()) (allocations, bytes float64) {
+	send() // what is made once
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	send()
+	runtime.ReadMemStats(&after)
+	return float64(after.Mallocs-before.Mallocs) / float64(n), float64(after.TotalAlloc-before.TotalAlloc) / float64(n)
+}
+
+// TestAllocationsOfSending holds the budgets of each tier, for a body of 256
+// bytes that is encoded already.
+func TestAllocationsOfSending(t *testing.T) {
+	if raceEnabled {
+		return // the race detector allocates too
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := Connect(ctx, startBrokerProcess(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	topo, err := topology.New(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topology.Apply(ctx, c.js, topo); err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000
+	body := []byte(`"` + strings.Repeat("x", 254) + `"`)
+	bodies := make([][]byte, n)
+	for i := range bodies {
+		bodies[i] = body
+	}
+	ids := 0
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		tier        string
+		allocations float64
+		bytes       float64
+		send        func()
+	}{
+		{"one", 30, 2 << 10, func() {
+			for range n {
+				_, err := c.SendRaw(ctx, DefaultQueue, "nop", body)
+				must(err)
+			}
+		}},
+		{"one with id", 34, 2355, func() {
+			for range n {
+				ids++
+				_, err := c.SendRaw(ctx, DefaultQueue, "nop", body, WithID(fmt.Sprintf("id%d", ids)))
+				must(err)
+			}
+		}},
+		{"future", 22, 1434, func() {
+			for range n {
+				_, err := c.SendRawAsync(ctx, DefaultQueue, "nop", body)
+				must(err)
+			}
+			must(c.Flush(ctx))
+		}},
+		{"many", 3, 200, func() {
+			_, err := c.SendManyRaw(ctx, DefaultQueue, "nop", bodies)
+			must(err)
+		}},
+	} {
+		t.Run(test.tier, func(t *testing.T) {
+			allocations, bytes := perTask(n, test.send)
+			t.Logf("%.2f allocations, %.0f bytes", allocations, bytes)
+			if allocations > test.allocations+1 {
+				t.Errorf("%.2f allocations for each task, the budget is %.0f", allocations, test.allocations)
+			}
+			if bytes > test.bytes*1.05 {
+				t.Errorf("%.0f bytes for each task, the budget is %.0f", bytes, test.bytes)
+			}
+		})
+	}
+}
+
+// FuzzPubAck has the short way agree with JSON wherever it is taken.
+func FuzzPubAck(f *testing.F) {
+	for _, seed := range []string{
+		`{"stream":"PELTON_TASKS_default","seq":12}`, `{"stream":"S","seq":12,"duplicate": true}`, `{"stream":"S","domain":"hub","seq":3}`,
+		`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}`,
+		`{"stream":"S","seq":0}`, `{"stream":"S","seq":01}`, `{"stream":"","seq":1}`, `{"stream":"\u0041","seq":1}`, `{"stream":"S","seq":99999999999999999999}`, `{}`, ``, `+ACK`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		sequence, err := parsePubAck(data)
+		var want struct {
+			Stream   string              `json:"stream"`
+			Sequence uint64              `json:"seq"`
+			Error    *jetstream.APIError `json:"error"`
+		}
+		ok := json.Unmarshal(data, &want) == nil && want.Error == nil && want.Stream != "" && want.Sequence > 0
+		if ok != (err == nil) || ok && sequence != want.Sequence {
+			t.Errorf("%q: sequence %d, error %v; JSON says %+v", data, sequence, err, want)
+		}
+	})
+}
+
+// FuzzFastAnswer feeds a batch with whatever a broker may say: it never counts
+// more as stored than was sent, and calls nothing stored that was refused.
+func FuzzFastAnswer(f *testing.F) {
+	for _, seed := range []string{
+		`{"type":"ack","seq":10,"msgs":15}`, `{"type":"gap","last_seq":10,"seq":15}`, `{"type":"new"}`, `{"type":"ack","seq":99,"msgs":0}`,
+		`{"type":"err","seq":10,"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"}}`,
+		`{"stream":"S","seq":44,"batch":"B","count":12}`, `{"stream":"S","seq":44,"batch":"B","count":8}`, `{"stream":"S","seq":44}`,
+		`{"error":{"code":400,"err_code":10208,"description":"unknown"},"stream":"S","seq":0}`, `{"type":"err"}`, `[]`,
+	} {
+		f.Add([]byte(seed), []byte(`{"stream":"S","seq":44,"batch":"B","count":12}`))
+	}
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		b := &fastBatch{id: "B", sent: 12}
+		for _, data := range [][]byte{first, second} {
+			acked := b.acked
+			a, err := parseFastAnswer(data)
+			if err == nil && a.kind == fastRefusal && a.err == nil {
+				t.Fatalf("%q: a refusal without a reason", data)
+			}
+			b.takeAnswer(a, err)
+			if b.acked < acked {
+				t.Errorf("%q: what was confirmed is not any more", data)
+			}
+		}
+		if b.acked > b.sent || b.end.stored > b.sent {
+			t.Errorf("%q %q: %d confirmed and %d stored of %d", first, second, b.acked, b.end.stored, b.sent)
+		}
+		if b.ended && b.end.stored < b.sent && b.end.sequence == 0 && b.end.err == nil {
+			t.Errorf("%q %q: some are not stored, and nobody says why", first, second)
+		}
+	})
+}
+
+func TestRoomIsFairAndBounded(t *testing.T) {
+	r := room{messages: 2, bytes: 100}
+	enter := func(size int) <-chan error {
+		in := make(chan error, 1)
+		waiting := len(r.waiting)
+		go func() { in <- r.enter(t.Context(), size) }()
+		for {
+			r.mu.Lock()
+			decided := len(r.waiting) > waiting || len(in) > 0
+			r.mu.Unlock()
+			if decided {
+				return in
+			}
+			runtime.Gosched()
+		}
+	}
+	if err := <-enter(1000); err != nil { // larger than all the room: alone
+		t.Fatal(err)
+	}
+	large, small := enter(90), enter(5)
+	if len(large) > 0 || len(small) > 0 {
+		t.Error("two entered where there was no room")
+	}
+	r.leave(1000)
+	if err := errors.Join(<-large, <-small); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errShutdown)
+	if err := r.enter(ctx, 1); !errors.Is(err, errShutdown) {
+		t.Errorf("%v", err)
+	}
+	r.leave(90)
+	r.leave(5)
+	if r.messages != 2 || r.bytes != 100 || r.inside != 0 {
+		t.Errorf("left behind: %d messages, %d bytes, %d inside", r.messages, r.bytes, r.inside)
+	}
+}

@@ -1,9 +1,11 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -109,13 +111,13 @@ func TestReplicas(t *testing.T) {
 	}
 }
 
+// purge asks again where a request was lost with a leader.
 func (s *system) purge() {
 	s.t.Helper()
-	stream, err := s.client.JetStream().Stream(s.ctx(), "PELTON_TASKS_default")
-	if err == nil {
-		err = stream.Purge(s.ctx())
-	}
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	s.until("the stream is purged", func() bool {
+		ctx, cancel := context.WithTimeout(s.ctx(), 2*time.Second)
+		defer cancel()
+		stream, err := s.client.JetStream().Stream(ctx, "PELTON_TASKS_default")
+		return err == nil && stream.Purge(ctx) == nil
+	})
 }

@@ -34,27 +34,41 @@ func (s *system) linked() (*engine.Client, *enginetest.Link) {
 // bodies are the numbers that wait in the queue, with how often each does.
 func (s *system) bodies() map[int]int {
 	s.t.Helper()
-	stream, err := s.client.JetStream().Stream(s.ctx(), "PELTON_TASKS_default")
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var stream jetstream.Stream
+	s.asked("the stream", func(ctx context.Context) (err error) {
+		stream, err = s.client.JetStream().Stream(ctx, "PELTON_TASKS_default")
+		return err
+	})
 	found := map[int]int{}
 	state := stream.CachedInfo().State
 	for sequence := state.FirstSeq; sequence <= state.LastSeq; sequence++ {
-		m, err := stream.GetMsg(s.ctx(), sequence)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		var m *jetstream.RawStreamMsg
+		s.asked("a message", func(ctx context.Context) (err error) {
+			if m, err = stream.GetMsg(ctx, sequence); errors.Is(err, jetstream.ErrMsgNotFound) {
+				return nil
+			}
+			return err
+		})
+		if m == nil {
 			continue
 		}
 		var n int
-		if err == nil {
-			err = json.Unmarshal(m.Data, &n)
-		}
-		if err != nil {
+		if err := json.Unmarshal(m.Data, &n); err != nil {
 			s.t.Fatal(err)
 		}
 		found[n]++
 	}
 	return found
+}
+
+// asked asks again where a request was lost with a leader.
+func (s *system) asked(what string, ask func(context.Context) error) {
+	s.t.Helper()
+	s.until(what+" is read", func() bool {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Second)
+		defer cancel()
+		return ask(ctx) == nil
+	})
 }
 
 func (s *system) once(n int) {

@@ -18,6 +18,7 @@ type delivery struct {
 	pool      *pool
 	lane      *lane
 	due       bool // it came by the due lane
+	kept      bool // its message was kept here from the attempt before
 	addr      wire.Address
 	meta      wire.Meta
 	id        string
@@ -90,6 +91,30 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 		d.id = wire.FreeID(ln.lane, d.sequence) + "-due"
 	}
 	return d
+}
+
+// next is the delivery of the attempt that a record calls for, by the same
+// message. It is a new one, because what still goes on for the attempt before (a
+// started mark, a handler that was left behind) must not touch it.
+func (d *delivery) next(r *Record) *delivery {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := &delivery{
+		msg: d.msg, pool: d.pool, lane: d.lane, due: d.due, kept: true, addr: d.addr, meta: d.meta, id: d.id, sequence: d.sequence,
+		redeliver: d.redeliver, published: d.published, ackWait: d.ackWait, arrived: d.arrived, readyAt: d.readyAt,
+		renewed: d.renewed, revoked: d.revoked,
+	}
+	n.adopt(r)
+	return n
+}
+
+// adopt takes over which attempt the record calls for, and when it is due: the
+// message may be of an attempt before.
+func (d *delivery) adopt(r *Record) {
+	d.meta.Attempt = max(d.meta.Attempt, r.Attempt)
+	if r.ETA.After(d.meta.ETA) {
+		d.meta.ETA = r.ETA
+	}
 }
 
 // scheduledHere reports whether a due message was fired by its own schedule.

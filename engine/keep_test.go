@@ -157,8 +157,9 @@ func TestKeptTasksGoBackAtShutdown(t *testing.T) {
 	again := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(8)})
 	r.handle(again)
 	s.work(again)
+	ctx := s.ctx() // for all: what is not handed back comes after the lease, too late
 	for _, id := range ids {
-		record, err := s.client.Wait(s.ctx(), "default", id)
+		record, err := s.client.Wait(ctx, "default", id)
 		if err != nil || record.State != wire.StateSucceeded || r.of(id) != 3 || record.Deaths != 0 || len(record.Attempts) != record.Attempt-1 {
 			t.Errorf("%s ran %d times: %+v, %v", id, r.of(id), record, err)
 		}

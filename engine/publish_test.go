@@ -32,11 +32,14 @@ func (s *system) linked() (*engine.Client, *enginetest.Link) {
 }
 
 // bodies are the numbers that wait in the queue, with how often each does.
-func (s *system) bodies() map[int]int {
+func (s *system) bodies() map[int]int { return s.bodiesIn("PELTON_TASKS_default") }
+
+// bodiesIn is bodies of any stream.
+func (s *system) bodiesIn(name string) map[int]int {
 	s.t.Helper()
 	var stream jetstream.Stream
 	s.asked("the stream", func(ctx context.Context) (err error) {
-		stream, err = s.client.JetStream().Stream(ctx, "PELTON_TASKS_default")
+		stream, err = s.client.JetStream().Stream(ctx, name)
 		return err
 	})
 	found := map[int]int{}
@@ -71,9 +74,11 @@ func (s *system) asked(what string, ask func(context.Context) error) {
 	})
 }
 
-func (s *system) once(n int) {
+func (s *system) once(n int) { s.onceIn("PELTON_TASKS_default", n) }
+
+func (s *system) onceIn(stream string, n int) {
 	s.t.Helper()
-	found := s.bodies()
+	found := s.bodiesIn(stream)
 	if len(found) != n {
 		s.t.Errorf("%d tasks stored, want %d", len(found), n)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -360,6 +361,30 @@ func TestWaitForRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestValueThatIsNoJSON: what a typed send cannot encode is refused by every
+// tier, and of many the others are stored.
+func TestValueThatIsNoJSON(t *testing.T) {
+	s := newSystem(t)
+	task := engine.NewTask[float64, float64]("half")
+	check := func(tier string, err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "body: json: unsupported value: NaN") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", tier, err)
+		}
+	}
+	_, err := task.Send(s.ctx(), s.client, math.NaN())
+	check("send", err)
+	_, err = task.Send(s.ctx(), s.client, math.NaN(), engine.WithCountdown(time.Hour))
+	check("delayed", err)
+	_, err = task.SendAsync(s.ctx(), s.client, math.NaN())
+	check("future", err)
+	_, err = task.SendMany(s.ctx(), s.client, []float64{1, math.NaN(), 2})
+	check("many", err)
+	if state, _ := s.state("PELTON_TASKS_default"); state.LastSeq != 2 {
+		t.Errorf("%d are stored, want the two that are JSON", state.LastSeq)
 	}
 }
 

@@ -33,6 +33,7 @@ type delivery struct {
 	readyAt time.Time // since when it has waited for a slot
 
 	mu       sync.Mutex
+	reply    string    // where the broker is answered, if not as the message says
 	renewed  time.Time // when the broker last heard that it is held
 	lost     bool      // the lease has passed: no record, ack or nak any more
 	revoked  bool      // nobody wants it any more
@@ -102,7 +103,7 @@ func (d *delivery) next(r *Record) *delivery {
 	n := &delivery{
 		msg: d.msg, pool: d.pool, lane: d.lane, due: d.due, kept: true, addr: d.addr, meta: d.meta, id: d.id, sequence: d.sequence,
 		redeliver: d.redeliver, published: d.published, ackWait: d.ackWait, arrived: d.arrived, readyAt: d.readyAt,
-		renewed: d.renewed, revoked: d.revoked,
+		reply: d.reply, renewed: d.renewed, revoked: d.revoked,
 	}
 	n.adopt(r)
 	return n
@@ -132,6 +133,8 @@ func (d *delivery) plain() bool {
 	return !d.due && !d.redeliver && !d.explicit() && d.meta.Run == 1 && d.meta.Attempt == 1
 }
 
+func (d *delivery) place() place { return place{d.addr.Lane, d.due, d.sequence} }
+
 func (d *delivery) queue() string { return d.addr.Lane.Queue }
 
 // ack tells the broker that the task is done with. A lost ack is harmless: the
@@ -146,8 +149,14 @@ func (d *delivery) nak() { d.answer(`-NAK {"delay":100000000}`) }
 func (d *delivery) renew() { d.answer("+WPI") }
 
 func (d *delivery) answer(verb string) {
+	d.mu.Lock()
+	reply := d.reply
+	d.mu.Unlock()
+	if reply == "" {
+		reply = d.msg.Reply
+	}
 	// Publishing only fails on a closed connection; then the lease passes.
-	_ = d.pool.w.c.nc.Publish(d.msg.Reply, []byte(verb))
+	_ = d.pool.w.c.nc.Publish(reply, []byte(verb))
 }
 
 // begin notes that the handler starts and how it is stopped, unless it may not

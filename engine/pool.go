@@ -382,6 +382,9 @@ func (p *pool) arrived(working context.Context, a arrival) {
 	}
 	a.from.delivered(now)
 	d := newDelivery(p, a.lane, a.msg, a.from.due, now)
+	if p.w.leases.again(d, now) {
+		return
+	}
 	p.w.leases.add(d)
 	switch {
 	case p.stopping:

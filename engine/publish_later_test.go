@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func TestDelayedFutureWhosePubAckIsLost(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSystem(t)
 			c, link := s.linked()
-			opts := append(tc.opts, engine.WithCountdown(time.Hour))
+			opts := slices.Concat(tc.opts, []engine.SendOption{engine.WithCountdown(time.Hour)})
 			lost := link.DeafenAt(`"seq":`)
 			go func() { <-lost; link.Cut() }()
 			f, err := count.SendAsync(s.ctx(), c, 7, opts...)

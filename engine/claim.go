@@ -64,9 +64,10 @@ const claimTries = 5
 
 // prepare looks at the record of a delivery and claims it. It reports whether
 // the task is to be run; if not, the delivery is done with. Where the broker
-// does not answer nothing is done, and the message comes back by itself. A task
-// whose time lies further ahead than said is parked.
-func (w *Worker) prepare(ctx context.Context, d *delivery, ahead time.Duration) bool {
+// does not answer nothing is done, and the message comes back by itself. One
+// that can be held here may turn out to be due later than its message says.
+func (w *Worker) prepare(ctx context.Context, d *delivery, canHold bool) bool {
+	ahead := holdAhead
 	for range claimTries {
 		if d.isLost() {
 			return false
@@ -86,8 +87,8 @@ func (w *Worker) prepare(ctx context.Context, d *delivery, ahead time.Duration) 
 			d.pool.settler.add(w.parkedAgain(d, r))
 			return false
 		case verdictRun:
-			if r != nil && r.Run == d.meta.Run {
-				d.adopt(r)
+			if r != nil && r.Run == d.meta.Run && d.adopt(r) && !canHold {
+				ahead = 0 // it has a slot, and would run early
 			}
 		}
 		done, run := w.claim(ctx, d, r, revision, ahead)

@@ -110,12 +110,13 @@ func (d *delivery) next(r *Record) *delivery {
 }
 
 // adopt takes over which attempt the record calls for, and when it is due: the
-// message may be of an attempt before.
-func (d *delivery) adopt(r *Record) {
+// message may be of an attempt before. It tells whether that is a later time.
+func (d *delivery) adopt(r *Record) (later bool) {
 	d.meta.Attempt = max(d.meta.Attempt, r.Attempt)
-	if r.ETA.After(d.meta.ETA) {
+	if later = r.ETA.After(d.meta.ETA); later {
 		d.meta.ETA = r.ETA
 	}
+	return later
 }
 
 // scheduledHere reports whether a due message was fired by its own schedule.

@@ -160,10 +160,12 @@ func TestRefusal(t *testing.T) {
 		{"claimed by a later delivery", 4, with(func(r *Record) { r.State, r.Worker = wire.StateStarted, "other" }), refusalNotOurs},
 		{"claimed by a later delivery of this worker", 4, with(func(r *Record) { r.State, r.StartedAt = wire.StateStarted, began.Add(time.Minute) }), refusalNotOurs},
 		{"nobody claimed, queued before", 0, with(func(r *Record) { r.State, r.Worker = wire.StateQueued, "" }), refusalAgain},
+		{"claimed by another message of the id", 0, with(func(r *Record) { r.State, r.Worker, r.Sequence = wire.StateStarted, "other", 6 }), refusalStands},
+		{"claimed by a due message of the id", 0, with(func(r *Record) { r.State, r.Worker, r.Due, r.DueSeq = wire.StateStarted, "other", true, 6 }), refusalStands},
 		{"claimed, then handed on", 4, with(func(r *Record) { r.State, r.Worker = wire.StateQueued, "other" }), refusalNotOurs},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			d := &delivery{started: began, meta: wire.Meta{Run: 1, Attempt: 2}}
+			d := &delivery{started: began, sequence: 5, meta: wire.Meta{Run: 1, Attempt: 2}}
 			x := &settlement{d: d, record: own, revision: tc.revision}
 			if got := (&settler{}).refusal(x, tc.r); got != tc.want {
 				t.Errorf("refusal %d, want %d", got, tc.want)

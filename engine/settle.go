@@ -475,7 +475,7 @@ type refusal int
 
 const (
 	refusalOwn     refusal = iota // it is ours: the answer to it was lost
-	refusalStands                 // the task has an outcome, or runs again on purpose
+	refusalStands                 // the task has an outcome, runs again on purpose, or by another message
 	refusalNotOurs                // a later delivery has claimed it
 	refusalAgain                  // it is older than ours: write over it
 )
@@ -494,6 +494,8 @@ func (s *settler) refusal(x *settlement, r *Record) refusal {
 		return refusalAgain // our own started mark
 	case x.revision == 0 && r.State != wire.StateStarted && r.Attempt <= x.d.meta.Attempt:
 		return refusalAgain
+	case judge(r, x.d) == verdictDone:
+		return refusalStands // another message of the id was taken: this is a copy
 	}
 	return refusalNotOurs
 }

@@ -316,7 +316,16 @@ func TestStrangeMessagesAreBuriedAndTheRestGoesOn(t *testing.T) {
 		}
 		return fmt.Sprintf("default-%d", ack.Sequence)
 	}
+	var many []string
+	for i := range 5000 {
+		many = append(many, fmt.Sprintf("X%d", i), "")
+	}
 	for _, tc := range []struct{ name, id, want string }{
+		{"thousands of headers", publish("pelton.task.default.greet", `"x"`, many...), "headers"},
+		{"long id by header", publish("pelton.task.default.greet", `"x"`, "Pelton-Id", strings.Repeat("i", 129)), "Pelton-Id"},
+		{"id with a dot by header", publish("pelton.task.default.greet", `"x"`, "Pelton-Id", "a.b"), "Pelton-Id"},
+		{"empty id by header", publish("pelton.task.default.greet", `"x"`, "Pelton-Id", ""), "Pelton-Id"},
+		{"long id", publish("pelton.task.default.greet."+strings.Repeat("i", 129), `"x"`), "128"},
 		{"not JSON", publish("pelton.task.default.greet", "{"), "not JSON"},
 		{"empty", publish("pelton.task.default.greet", ""), "empty"},
 		{"wrong type", publish("pelton.task.default.greet", "5"), "cannot unmarshal number"},

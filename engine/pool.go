@@ -47,6 +47,8 @@ type pool struct {
 
 	arrivals chan arrival
 	looked   chan looked
+	kept     chan kept // never full: what is sent has room in keeping
+	keeping  keeping
 	freed    chan time.Duration // how long the slot was used
 	drained  chan struct{}
 	work     chan *delivery
@@ -88,6 +90,7 @@ func newPool(w *Worker, q Queue) *pool {
 		work:     make(chan *delivery, q.Slots),
 		ended:    make(chan struct{}),
 		chooser:  newChooser(ranked),
+		keeping:  keeping{most: holdMost},
 		pace:     time.Second,
 	}
 	for _, l := range ranked {
@@ -107,6 +110,7 @@ func (p *pool) run(ctx, working context.Context) error {
 	defer func() {
 		p.settler.close()
 		<-settled
+		p.returnKept()
 	}()
 	reconnected := p.w.c.nc.StatusChanged(nats.CONNECTED)
 	defer p.w.c.nc.RemoveStatusListener(reconnected)
@@ -133,6 +137,8 @@ func (p *pool) run(ctx, working context.Context) error {
 			p.arrived(working, a)
 		case l := <-p.looked:
 			p.afterLook(l)
+		case k := <-p.kept:
+			p.keep(working, k)
 		case used := <-p.freed:
 			p.running--
 			p.pace += (used - p.pace) / 8
@@ -376,6 +382,9 @@ func (p *pool) arrived(working context.Context, a arrival) {
 	}
 	a.from.delivered(now)
 	d := newDelivery(p, a.lane, a.msg, a.from.due, now)
+	if p.w.leases.again(d, now) {
+		return
+	}
 	p.w.leases.add(d)
 	switch {
 	case p.stopping:
@@ -389,13 +398,18 @@ func (p *pool) arrived(working context.Context, a arrival) {
 
 // lookAside looks at the record of a delivery while its time has not come.
 func (p *pool) lookAside(working context.Context, d *delivery) {
-	p.looking++
 	p.asideBytes += len(d.msg.Data)
 	if !d.due {
 		d.lane.aside++
 	}
+	p.look(d, func() bool { return p.w.prepare(working, d, true) })
+}
+
+// look runs beside the loop what tells whether a delivery is to be run.
+func (p *pool) look(d *delivery, run func() bool) {
+	p.looking++
 	go func() {
-		l := looked{d, p.w.prepare(working, d)}
+		l := looked{d, run()}
 		select {
 		case p.looked <- l:
 		case <-p.ended:
@@ -417,6 +431,10 @@ func (p *pool) afterLook(l looked) {
 }
 
 func (p *pool) unaside(d *delivery) {
+	if d.kept {
+		p.keeping.leave(len(d.msg.Data))
+		return
+	}
 	p.asideBytes -= len(d.msg.Data)
 	if !d.due {
 		d.lane.aside--
@@ -448,6 +466,7 @@ func (p *pool) check(now time.Time) {
 // stop ends the fetching and hands back what has not started.
 func (p *pool) stop() {
 	p.stopping = true
+	p.keeping.close() // what is due soon is parked from now on
 	p.draining = 2 * len(p.lanes)
 	for _, ln := range p.lanes {
 		ln.plain.drain(func() { p.drained <- struct{}{} })

@@ -188,10 +188,34 @@ func rawDue(ctx context.Context, r *Run, t *timetable) error {
 	return t.lateness(r)
 }
 
+// warmUp is how many tasks a worker runs before it is measured: it takes into
+// its memory what its slots can run soon, and learns from the first ones how
+// much that is.
+const warmUp = 100
+
+func warmed(ctx context.Context, r *Run, ready <-chan struct{}) error {
+	if _, err := r.Client.SendManyRaw(ctx, r.Queue, "warm", slices.Repeat([][]byte{r.Body}, warmUp)); err != nil {
+		return err
+	}
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the tasks that warm up did not run: %w", context.Cause(ctx))
+	}
+}
+
 func workDue(ctx context.Context, r *Run, t *timetable) error {
 	w := engine.NewWorker(r.Client, engine.WorkerConfig{Queues: []engine.Queue{{Name: r.Queue, Slots: slots}}})
 	engine.HandleRaw(w, "nop", func(_ context.Context, m *engine.Message) ([]byte, error) {
 		return nil, t.runs(m.Body, time.Now())
+	})
+	warm, ready := int64(0), make(chan struct{})
+	engine.HandleRaw(w, "warm", func(context.Context, *engine.Message) ([]byte, error) {
+		if atomic.AddInt64(&warm, 1) == warmUp {
+			close(ready)
+		}
+		return nil, nil
 	})
 	ctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan error, 1)
@@ -204,7 +228,10 @@ func workDue(ctx context.Context, r *Run, t *timetable) error {
 		_, err := r.Client.SendRawAsync(ctx, r.Queue, "nop", body, engine.WithETA(due))
 		return err
 	}
-	err := t.send(ctx, r, send, r.Client.Flush)
+	err := warmed(ctx, r, ready)
+	if err == nil {
+		err = t.send(ctx, r, send, r.Client.Flush)
+	}
 	if err == nil {
 		err = t.wait(ctx)
 	}

@@ -176,7 +176,7 @@ func rawDue(ctx context.Context, r *Run, t *timetable) error {
 		<-fetching.Closed()
 	}()
 	publish := func(body []byte, due time.Time) error {
-		_, err := r.JS.PublishMsgAsync(r.schedule(body, due, true))
+		_, err := r.JS.PublishMsgAsync(r.schedule(body, due, true), jetstream.WithStallWait(stall))
 		return err
 	}
 	if err := t.send(ctx, r, publish, r.published); err != nil {

@@ -91,7 +91,7 @@ func sendID(ctx context.Context, r *Run) error {
 
 func rawAsync(ctx context.Context, r *Run) error {
 	for range r.Tasks {
-		if _, err := r.JS.PublishAsync(r.Subject, r.Body); err != nil {
+		if _, err := r.JS.PublishAsync(r.Subject, r.Body, jetstream.WithStallWait(stall)); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine"
 	"pelton/engine/wire"
@@ -80,7 +81,7 @@ func rawScheduleAsync(once bool) func(context.Context, *Run) error {
 	return func(ctx context.Context, r *Run) error {
 		eta := tomorrow()
 		for range r.Tasks {
-			if _, err := r.JS.PublishMsgAsync(r.schedule(r.Body, eta, once)); err != nil {
+			if _, err := r.JS.PublishMsgAsync(r.schedule(r.Body, eta, once), jetstream.WithStallWait(stall)); err != nil {
 				return err
 			}
 		}

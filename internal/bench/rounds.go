@@ -262,6 +262,10 @@ func (r *Run) holds(ctx context.Context, stream string) error {
 	return nil
 }
 
+// stall is how long a publish waits for room in the window: whatever a busy
+// machine needs. The client library would give up after 200 ms.
+const stall = 10 * time.Second
+
 // published waits for the answers to all that was published without waiting.
 func (r *Run) published(ctx context.Context) error {
 	select {

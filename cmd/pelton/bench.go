@@ -68,8 +68,7 @@ of the 99th percentiles; the measurement ends with an error if Pelton runs a
 task before its time. See pelton bench enqueue --help for the rest.`
 	cmd.Example = `  pelton bench eta
   pelton bench eta --paths due-400,due-1000,due-at-once
-  pelton bench eta --paths many --rounds 5 --cpu-profile many.pprof
-  go tool pprof -tagfocus side=pelton many.pprof`
+  pelton bench eta --paths many --rounds 5 --cpu-profile many.pprof`
 	return cmd
 }
 
@@ -85,7 +84,7 @@ func (a *app) benchOf(name string, paths []bench.Path) *cobra.Command {
 	cmd.Flags().IntVar(&f.rounds, "rounds", 7, "`NUMBER` of rounds, after one to warm up")
 	cmd.Flags().IntVar(&f.tasks, "tasks", 0, "`NUMBER` of tasks in each run; what suits the path unless given")
 	cmd.Flags().IntVar(&f.body, "body", 256, "`BYTES` of a task's body")
-	cmd.Flags().StringVar(&f.cpuProfile, "cpu-profile", "", "`FILE` to write a processor profile to; its samples are labelled with path and side, raw or pelton")
+	cmd.Flags().StringVar(&f.cpuProfile, "cpu-profile", "", "`FILE` to write a processor profile to; its samples are labelled with path and side (go tool pprof -tagfocus side=pelton FILE)")
 	show := outputFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runBench(cmd, f, show, paths) }
 	return cmd

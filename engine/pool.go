@@ -20,9 +20,10 @@ const (
 	// fetching ends; without a connection nothing comes.
 	drainWithin = 2 * time.Second
 	// holdMost bounds how many tasks are held for their time, and holdBytes how
-	// much their bodies may take. A second of a thousand due tasks, fired early,
-	// must find room.
-	holdMost  = 4096
+	// much their bodies may take. A burst is claimed while it is held, so that
+	// at its time it only has to run; it must leave some of the 10,000 that all
+	// workers of a lane may hold.
+	holdMost  = 8192
 	holdBytes = 64 << 20
 	// abandonAfter is how long a cancelled handler may ignore it at shutdown.
 	abandonAfter = 5 * time.Second

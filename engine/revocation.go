@@ -78,14 +78,14 @@ func (r *revocations) bind(ctx context.Context) error {
 	}
 }
 
-// run hears of revocations until ctx is done. When the connection is back they
+// run hears of revocations until ctx is done; what it listens to stays open
+// until stop. When the connection is back they
 // are all read again: the watcher would take ten seconds to see that it is not
 // told any more.
 func (r *revocations) run(ctx context.Context) {
 	if r.watcher == nil {
 		return
 	}
-	defer r.stop()
 	reconnected := r.w.c.nc.StatusChanged(nats.CONNECTED)
 	defer r.w.c.nc.RemoveStatusListener(reconnected)
 	for {

@@ -140,24 +140,35 @@ func (d *delivery) queue() string { return d.addr.Lane.Queue }
 
 // ack tells the broker that the task is done with. A lost ack is harmless: the
 // record stands.
-func (d *delivery) ack() { d.answer("+ACK") }
+func (d *delivery) ack() { d.answer(ackBody) }
 
 // handBack returns the message to the queue: after 100 ms, because the broker
 // may forget a nak without a delay when its leader changes.
-func (d *delivery) nak() { d.answer(`-NAK {"delay":100000000}`) }
+func (d *delivery) nak() { d.answer(nakBody) }
 
 // renew tells the broker that the message is still held.
-func (d *delivery) renew() { d.answer("+WPI") }
+func (d *delivery) renew() { d.answer(renewBody) }
 
-func (d *delivery) answer(verb string) {
-	d.mu.Lock()
-	reply := d.reply
-	d.mu.Unlock()
-	if reply == "" {
-		reply = d.msg.Reply
-	}
+// What the broker is told of a message (ADR-15).
+var (
+	ackBody   = []byte("+ACK")
+	nakBody   = []byte(`-NAK {"delay":100000000}`)
+	renewBody = []byte("+WPI")
+)
+
+func (d *delivery) answer(body []byte) {
 	// Publishing only fails on a closed connection; then the lease passes.
-	_ = d.pool.w.c.nc.Publish(reply, []byte(verb))
+	_ = d.pool.w.c.nc.Publish(d.replyTo(), body)
+}
+
+// replyTo is where the broker is answered.
+func (d *delivery) replyTo() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.reply == "" {
+		return d.msg.Reply
+	}
+	return d.reply
 }
 
 // begin notes that the handler starts and how it is stopped, unless it may not
@@ -212,6 +223,14 @@ func (d *delivery) isLost() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.lost
+}
+
+// isMarking reports whether the started mark has been begun: there may be a
+// record, whatever the delivery knows of it.
+func (d *delivery) isMarking() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.marking
 }
 
 // claim is the record and the revision that this run's outcome replaces.

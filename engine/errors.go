@@ -173,3 +173,9 @@ func classify(err error) outcome {
 	}
 	return outcomeUnknown
 }
+
+// isBatchDisabled reports whether a stream takes no fast batches.
+func isBatchDisabled(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == codeBatchDisabled
+}

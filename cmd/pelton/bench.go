@@ -34,7 +34,7 @@ func (a *app) bench() *cobra.Command {
 		Example: `  pelton bench enqueue
   pelton bench eta --paths due-1000`,
 	}
-	makeGroup(cmd, a.benchEnqueue(), a.benchETA())
+	makeGroup(cmd, a.benchEnqueue(), a.benchETA(), a.benchDrain())
 	return cmd
 }
 
@@ -69,6 +69,22 @@ task before its time. See pelton bench enqueue --help for the rest.`
 	cmd.Example = `  pelton bench eta
   pelton bench eta --paths due-400,due-1000,due-at-once
   pelton bench eta --paths many --rounds 5 --cpu-profile many.pprof`
+	return cmd
+}
+
+func (a *app) benchDrain() *cobra.Command {
+	cmd := a.benchOf("drain", bench.Drain())
+	cmd.Short = "Measure how fast a worker empties a queue"
+	cmd.Long = `Measure how fast a worker empties a queue.
+
+The queue is filled first and not measured. Then Pelton's worker, of 16 slots,
+runs tasks that do nothing, and raw is a loop that the client library calls with
+each message. Both end them in the same way: with a result that is stored before
+the task is acknowledged, without one but with acknowledgements that the broker
+confirms, or with plain ones. The clock stops when the broker has no task left.
+See pelton bench enqueue --help for the rest.`
+	cmd.Example = `  pelton bench drain
+  pelton bench drain --paths result --rounds 5 --cpu-profile drain.pprof`
 	return cmd
 }
 

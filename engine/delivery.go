@@ -134,7 +134,7 @@ func (d *delivery) plain() bool {
 	return !d.due && !d.redeliver && !d.explicit() && d.meta.Run == 1 && d.meta.Attempt == 1
 }
 
-func (d *delivery) place() place { return place{d.addr.Lane, d.due, d.sequence} }
+func (d *delivery) place() place { return place{d.lane, d.due, d.sequence} }
 
 func (d *delivery) queue() string { return d.addr.Lane.Queue }
 

@@ -80,7 +80,7 @@ func (p *pool) keep(working context.Context, k kept) {
 		p.handBack(k.d)
 		return
 	}
-	p.look(k.d, func() bool {
+	p.lookAt(k.d, func() bool {
 		done, run := p.w.claim(working, k.d, k.record, k.revision, holdAhead)
 		if !done { // somebody has changed the record
 			run = p.w.prepare(working, k.d, true)

@@ -109,6 +109,14 @@ type lane struct {
 	aside      int         // held or looked at, of those that came by the plain consumer
 }
 
+// pop takes the oldest ready task.
+func (ln *lane) pop() *delivery {
+	d := ln.ready[0]
+	ln.ready[0] = nil
+	ln.ready = ln.ready[1:]
+	return d
+}
+
 // quietAfter is how long a request must have waited at the broker, at least,
 // before its lane is said to have nothing: an answer would be here.
 const quietAfter = 10 * time.Millisecond

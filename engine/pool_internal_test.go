@@ -205,8 +205,8 @@ func TestFrozenWorkerIsSilent(t *testing.T) {
 	}
 	w := NewWorker(c, WorkerConfig{})
 	p := newPool(w, Queue{Name: "default", Slots: 1})
-	frozen := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-5 * time.Minute), msg: &nats.Msg{Reply: "held.frozen"}}
-	fresh := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-11 * time.Second), msg: &nats.Msg{Reply: "held.fresh"}}
+	frozen := &delivery{pool: p, sequence: 1, ackWait: 30 * time.Second, renewed: time.Now().Add(-5 * time.Minute), msg: &nats.Msg{Reply: "held.frozen"}}
+	fresh := &delivery{pool: p, sequence: 2, ackWait: 30 * time.Second, renewed: time.Now().Add(-11 * time.Second), msg: &nats.Msg{Reply: "held.fresh"}}
 	w.leases.add(frozen)
 	w.leases.add(fresh)
 	w.leases.round(t.Context())

@@ -14,7 +14,7 @@ const (
 	recordsLeast = 4
 	// recordsMost bounds a batch, so that the acks of its first tasks do not wait
 	// for long.
-	recordsMost = fastFlow
+	recordsMost = fastFlow / 2
 )
 
 // errAlone is of a record that a batch has not stored: it may have been taken, or
@@ -99,7 +99,7 @@ func (r *recordBatches) write(ctx context.Context, batch []*settlement, records 
 
 // encode makes the message of a settlement's record; it holds until the next.
 func (r *recordBatches) encode(x *settlement) (err error) {
-	if r.msg.Data, err = x.record.Encode(); err != nil {
+	if r.msg.Data, err = x.record.Append(r.msg.Data[:0]); err != nil {
 		return err
 	}
 	r.msg.Subject = r.c.ns.RecordSubject(x.record.Queue, x.record.ID)

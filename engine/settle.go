@@ -25,8 +25,9 @@ type settlement struct {
 	after    *nats.Msg
 	end      ending
 	stage    stage
-	room     bool // among the kept is taken for its next attempt
-	alone    bool // its record is written by itself: one that came with others was refused
+	room     bool  // among the kept is taken for its next attempt
+	owed     int64 // of the settler's bytes
+	alone    bool  // its record is written by itself: one that came with others was refused
 }
 
 // ending is what the broker is told of the message at last.
@@ -215,10 +216,12 @@ type settler struct {
 	w      *Worker
 	queue  string
 	signs  *signs
-	in     chan *settlement
+	in     *mailbox[*settlement]
 	closed chan struct{}
 	owed   atomic.Int64  // added and not paid
-	paid   chan struct{} // told when less is owed
+	bytes  atomic.Int64  // of them, the size of bodies and results
+	full   atomic.Bool   // the pool waits until less is owed
+	paid   chan struct{} // told when less is owed and the pool waits for that
 
 	// Of the goroutine alone.
 	stuck   []*settlement // nobody answered
@@ -231,7 +234,7 @@ type settler struct {
 
 func newSettler(w *Worker, queue string, signs *signs) *settler {
 	return &settler{
-		w: w, queue: queue, signs: signs, in: make(chan *settlement, 1024), closed: make(chan struct{}), paid: make(chan struct{}, 1),
+		w: w, queue: queue, signs: signs, in: newMailbox[*settlement](), closed: make(chan struct{}), paid: make(chan struct{}, 1),
 		batches: newRecordBatches(w.c),
 	}
 }
@@ -247,11 +250,49 @@ func (s *settler) add(x *settlement) {
 	if x == nil {
 		return
 	}
-	s.owed.Add(1)
 	select {
-	case s.in <- x:
 	case <-s.closed:
+		return
+	default:
 	}
+	s.owed.Add(1)
+	x.owed = x.size()
+	s.bytes.Add(x.owed)
+	s.in.put(x)
+}
+
+// How much may be owed before no more tasks are asked for: outcomes, and bytes of
+// their bodies and results. A slot is free when its handler returns; where nothing
+// can be written this is the bound of what the worker holds.
+const (
+	owedMost  = 2048
+	owedBytes = 64 << 20
+)
+
+// owes reports whether too much is owed. The pool is told when that is over.
+func (s *settler) owes() bool {
+	s.full.Store(true) // before the look, so that what is paid now is told
+	if s.owed.Load() > owedMost || s.bytes.Load() > owedBytes {
+		return true
+	}
+	s.full.Store(false)
+	return false
+}
+
+// size is what a settlement keeps in memory, about.
+func (s *settlement) size() int64 {
+	n := len(s.d.msg.Data)
+	if s.record != nil {
+		n += len(s.record.Result)
+	}
+	return int64(n)
+}
+
+// leave notes that a settlement is done with.
+func (s *settler) leave(x *settlement) {
+	x.leaveKept()
+	s.owed.Add(-1)
+	s.bytes.Add(-x.owed)
 }
 
 // close lets run end when all is paid, or cannot be in time.
@@ -268,15 +309,15 @@ func (s *settler) run() {
 		}
 	}()
 	var giveUp <-chan time.Time
-	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+len(s.in) > 0; {
+	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+s.in.len() > 0; {
 		var again <-chan time.Time
 		if len(s.stuck) > 0 {
 			again = time.After(pause)
 		}
 		s.signs.settling.Rest() // nothing comes where nothing ends
 		select {
-		case x := <-s.in:
-			s.pay(s.gather(x))
+		case <-s.in.told:
+			s.pay(s.in.take())
 		case <-again:
 			stuck := s.stuck
 			s.stuck = nil
@@ -285,27 +326,13 @@ func (s *settler) run() {
 		case <-closed:
 			closed, giveUp = nil, time.After(settleWithin)
 		case <-giveUp:
-			s.w.log.Error("outcomes could not be written, their tasks come back", "queue", s.queue, "tasks", len(s.stuck)+len(s.in))
+			s.w.log.Error("outcomes could not be written, their tasks come back", "queue", s.queue, "tasks", len(s.stuck)+s.in.len())
 			return
 		}
 		if len(s.stuck) == 0 {
 			pause = 0
 		}
 	}
-}
-
-// gather adds what is there without waiting.
-func (s *settler) gather(first *settlement) []*settlement {
-	batch := []*settlement{first}
-	for len(batch) < cap(s.in) {
-		select {
-		case x := <-s.in:
-			batch = append(batch, x)
-		default:
-			return batch
-		}
-	}
-	return batch
 }
 
 // pay brings every settlement as far as it goes and keeps those that are stuck.
@@ -323,8 +350,7 @@ func (s *settler) pay(batch []*settlement) {
 				s.stuck = append(s.stuck, x)
 				s.complain(err)
 			case ended:
-				s.owed.Add(-1)
-				x.leaveKept()
+				s.leave(x)
 			}
 		}
 		batch = next
@@ -334,9 +360,8 @@ func (s *settler) pay(batch []*settlement) {
 		s.signs.cannotWrite.Store(false)
 		s.w.log.Info("outcomes are written again", "queue", s.queue)
 	}
-	select {
-	case s.paid <- struct{}{}:
-	default:
+	if s.full.Load() {
+		tell(s.paid)
 	}
 }
 
@@ -500,7 +525,6 @@ func (s *settler) confirmed(x *settlement, err error) (progress, error) {
 func (s *settler) keep(x *settlement) {
 	next := x.d.next(x.record)
 	s.w.leases.add(next)
-	s.w.leases.remove(x.d)
 	x.room = false // it is the next delivery's
 	x.d.pool.kept <- kept{next, x.record, x.revision}
 }

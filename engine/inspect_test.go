@@ -124,10 +124,10 @@ func TestInspectDueLane(t *testing.T) {
 	if _, err := s.client.JetStream().Publish(s.ctx(), "pelton.due.default.block.x1", []byte(`1`)); err != nil {
 		t.Fatal(err)
 	}
-	got := s.status("default")
-	if got.Pending != 1 || got.Later != 0 || got.Oldest.IsZero() || got.State != engine.QueueNoWorker {
-		t.Errorf("status %+v", got)
-	}
+	s.until("the due task waits, and nobody works it", func() bool { // its consumer hears of it a little later
+		got := s.status("default")
+		return got.Pending == 1 && got.Later == 0 && !got.Oldest.IsZero() && got.State == engine.QueueNoWorker
+	})
 }
 
 func TestInspectStates(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -633,19 +634,18 @@ func TestOutcomesThatCannotBeWritten(t *testing.T) {
 	if err := s.client.JetStream().DeleteStream(s.ctx(), "KV_PELTON_RESULTS_default"); err != nil {
 		t.Fatal(err)
 	}
-	for range 300 {
-		if _, err := s.client.SendRaw(s.ctx(), "default", "count", []byte(`1`)); err != nil {
-			t.Fatal(err)
-		}
+	const tasks = 6000
+	if _, err := s.client.SendManyRaw(s.ctx(), "default", "count", slices.Repeat([][]byte{[]byte(`1`)}, tasks)); err != nil {
+		t.Fatal(err)
 	}
 	off := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2), Grace: 100 * time.Millisecond, Setup: engine.SetupOff})
 	engine.HandleRaw(off, "count", func(context.Context, *engine.Message) ([]byte, error) { runs.Add(1); return nil, nil })
 	stop := s.work(off)
 	s.until("the worker has stopped asking", func() bool {
 		pending, held := s.acks("PELTON_TASKS_default", "workers")
-		return held >= 64 && pending+held == 300
+		return held >= 2048 && pending+held == tasks && runs.Load() == int32(held)
 	})
-	if n := runs.Load(); n > 80 {
+	if n := runs.Load(); n > 2048+600 {
 		t.Errorf("%d handlers ran although nothing could be written", n)
 	}
 	s.broker.Setup("default")
@@ -653,8 +653,8 @@ func TestOutcomesThatCannotBeWritten(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if n := runs.Load(); n != 300 {
-		t.Errorf("%d runs of 300 tasks", n)
+	if n := runs.Load(); n != tasks {
+		t.Errorf("%d runs of %d tasks", n, tasks)
 	}
 }
 

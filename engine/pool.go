@@ -66,7 +66,7 @@ type pool struct {
 	waiting    int           // slots that do and have not been told
 	closed     bool          // they end
 	lanes      []*lane       // the most urgent first
-	chooser    *chooser      // by weight
+	asks, runs *chooser      // by weight, whom to ask and whose task runs
 	quietAfter time.Duration // see lane.quiet
 	running    int           // in slots
 	held       heldTasks     // wait for their time
@@ -102,7 +102,8 @@ func newPool(w *Worker, q Queue) *pool {
 		turn:     make(chan struct{}, 1),
 		drained:  make(chan struct{}, 2*len(ranked)),
 		ended:    make(chan struct{}),
-		chooser:  newChooser(ranked),
+		asks:     newChooser(ranked),
+		runs:     newChooser(ranked),
 		keeping:  keeping{most: holdMost},
 		pace:     time.Second,
 		step:     1,
@@ -282,7 +283,7 @@ func (p *pool) next(now time.Time) *lane {
 			return nil
 		}
 	case p.poll == PollWeighted:
-		i = p.oldest() // the shares are kept where lanes are asked
+		i = p.runs.pick(has, func(i int) bool { return !p.lanes[i].quiet(now, p.quietAfter) })
 	default:
 		i = pickStrict(len(p.lanes), has, func(i int) bool { return p.lanes[i].quiet(now, p.quietAfter) })
 	}
@@ -290,18 +291,6 @@ func (p *pool) next(now time.Time) *lane {
 		return nil
 	}
 	return p.lanes[i]
-}
-
-// oldest is the lane whose task has waited longest for a slot, -1 where none
-// does.
-func (p *pool) oldest() int {
-	best := -1
-	for i, ln := range p.lanes {
-		if len(ln.ready) > 0 && (best < 0 || ln.ready[0].readyAt.Before(p.lanes[best].ready[0].readyAt)) {
-			best = i
-		}
-	}
-	return best
 }
 
 // ask asks the lanes for what is free, and for what will be soon. A lane that
@@ -333,7 +322,11 @@ func (p *pool) ahead() int {
 	if p.pace >= time.Second {
 		return 0
 	}
-	return min(max(p.slots*int(aheadFor/max(p.pace, time.Microsecond)), p.aheadLeast()), aheadMost)
+	most := aheadMost
+	if len(p.lanes) > 1 && p.poll == PollWeighted {
+		most = min(most, 4*p.slots) // what comes of one lane at once, its share or not
+	}
+	return min(max(p.slots*int(aheadFor/max(p.pace, time.Microsecond)), p.aheadLeast()), most)
 }
 
 // aheadLeast is one task for each slot, where others wait for tasks for no longer
@@ -401,17 +394,20 @@ func (p *pool) askWeighted(free int, now time.Time) {
 			asked[i] = max(asked[i], 1)
 		}
 	}
+	if left < p.step && p.ready() > 0 {
+		left = 0 // not worth it, see want
+	}
 	for ; left > 0; left-- {
-		i := p.chooser.pick(func(i int) bool {
+		i := p.asks.pick(func(i int) bool {
 			return !p.lanes[i].quiet(now, p.quietAfter) && p.lanes[i].aside+asked[i] < room
-		})
+		}, func(int) bool { return false })
 		if i < 0 {
 			break
 		}
 		asked[i]++
 	}
 	for i, ln := range p.lanes {
-		p.want(ln.plain, asked[i], len(ln.ready), now)
+		ln.plain.want(asked[i], now)
 		if free > 0 {
 			p.askDue(ln, room, now)
 		}
@@ -640,6 +636,6 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 	if p.w.ackFirst {
 		d.ack()
 	}
-	result = p.w.process(working, d)
+	result = p.w.process(working, d, began)
 	returned = true
 }

@@ -20,7 +20,8 @@ import (
 type settlement struct {
 	d        *delivery
 	before   *nats.Msg
-	record   *Record
+	record   *Record // own, or nil
+	own      Record
 	revision uint64
 	after    *nats.Msg
 	end      ending
@@ -59,11 +60,12 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 	s := &settlement{d: d}
 	claimed, revision := d.claim()
 	s.revision = revision
-	s.record = d.newRecord(w.cfg.Name)
+	s.record = &s.own
 	if claimed != nil {
-		copied := *claimed
-		s.record = &copied
-		s.record.Worker = w.cfg.Name
+		s.own = *claimed
+		s.own.Worker = w.cfg.Name
+	} else {
+		d.describe(&s.own, w.cfg.Name)
 	}
 	if started := d.startedAt(); s.record.StartedAt.IsZero() && !started.IsZero() {
 		s.record.StartedAt = started.UTC()

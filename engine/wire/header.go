@@ -109,6 +109,9 @@ func (h Header) Delete(name string) {
 // must be done wherever a message is copied across a trust boundary. The copy
 // shares no memory with h and is never nil.
 func (h Header) Own() Header {
+	if len(h) == 0 {
+		return Header{}
+	}
 	out := make(Header, len(h)+4)
 	for key, values := range h {
 		if !brokerHeader(key) {

@@ -92,7 +92,7 @@ func (ns Namespace) DoneSubject(queue, id string) string {
 
 // RecordSubject is the subject of a record in its bucket's stream.
 func (ns Namespace) RecordSubject(queue, id string) string {
-	return "$KV." + ns.ResultsBucket(queue) + "." + id
+	return "$KV." + ns.upper() + "_RESULTS_" + queue + "." + id
 }
 
 // TaskStream is the work-queue stream of a lane.

@@ -107,10 +107,10 @@ func TestInspectRunningAndLater(t *testing.T) {
 	}
 	<-running
 	<-running
-	got := s.status("default")
-	if got.Pending != 3 || got.Running != 2 || got.Later != 1 || got.State != engine.QueueOK {
-		t.Errorf("status %+v", got)
-	}
+	s.until("two run and three wait", func() bool { // the stream hears of acks a little later
+		got := s.status("default")
+		return got.Pending == 3 && got.Running == 2 && got.Later == 1 && got.State == engine.QueueOK
+	})
 	close(release)
 	s.until("all are done", func() bool {
 		got := s.status("default")

@@ -103,8 +103,16 @@ Exit code 2 means that a command would not start with them.`,
 	}
 	part := addPartFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		warnings, errs := config.Check(a.options(cmd, parts[part.word]))
+		opts := a.options(cmd, parts[part.word])
+		warnings, errs := config.Check(opts)
 		a.warn(warnings)
+		if len(errs) == 0 {
+			cfg, err := config.Load(opts)
+			if err != nil {
+				return err // the files have changed meanwhile
+			}
+			errs = a.checkLogs(cfg)
+		}
 		if len(errs) == 0 {
 			_, err := fmt.Fprintln(a.stdout, "the settings are right")
 			return err

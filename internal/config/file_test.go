@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -284,6 +285,9 @@ func TestSecretFiles(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir, "open"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	token := func(c *config.Config) string { return c.Discord.Token.Reveal() }
 	for _, tc := range []struct {
 		name    string
@@ -299,6 +303,7 @@ func TestSecretFiles(t *testing.T) {
 		{name: "readable by all", environ: []string{"DISCORD_TOKEN_FILE=open"}, want: "s3cret", source: "DISCORD_TOKEN_FILE", warning: "can be read by others than its owner (mode 0644), chmod 600 it"},
 		{name: "missing", environ: []string{"DISCORD_TOKEN_FILE=none"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file, there is none, got " + dir + "/none"},
 		{name: "empty", environ: []string{"DISCORD_TOKEN_FILE=empty"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file that holds a secret, this one is empty, got " + dir + "/empty"},
+		{name: "pipe without a writer", environ: []string{"DISCORD_TOKEN_FILE=pipe"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file that holds a secret, this one is empty, got " + dir + "/pipe"},
 		{name: "large", environ: []string{"DISCORD_TOKEN_FILE=large"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file of at most 64KiB, got "},
 		{name: "both", environ: []string{"DISCORD_TOKEN_FILE=good", "DISCORD_TOKEN=other"}, err: "DISCORD_TOKEN: discord.token must not stand beside DISCORD_TOKEN_FILE"},
 		{name: "both of our own", environ: []string{"PELTON_DISCORD__TOKEN=other", "PELTON_DISCORD__TOKEN_FILE=good"}, err: "PELTON_DISCORD__TOKEN_FILE: discord.token_file must not stand beside PELTON_DISCORD__TOKEN"},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 )
 
 // mostSecret is how much a file of one secret may hold.
@@ -31,7 +32,9 @@ func readSecret(source, key, path string) (text, warning string, err error) {
 // readFile reads a file of limited size. It returns the rule that the file
 // breaks, or "".
 func readFile(path string, most int64) (content []byte, mode os.FileMode, broken string) {
-	f, err := os.Open(path)
+	// A pipe to which nobody writes is an empty file, and not one to wait for: no
+	// signal ends that.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, whyUnreadable(err)
 	}

@@ -111,6 +111,7 @@ func TestConfigCheckOfFiles(t *testing.T) {
 		{"credentials", "nats: {creds_file: none.creds}", "", "pelton.yaml:1: nats.creds_file must name a file"},
 		{"context", "nats: {context: mine}", "", "pelton.yaml:1: nats.context needs XDG_CONFIG_HOME or HOME"},
 		{"certificate", "kafka: {tls: {ca_file: none.pem}}", "", "pelton.yaml:1: kafka.tls.ca_file must name a"},
+		{"commands of a terminal", `log: {import: "none\n\e[2J.json"}`, "", "none; \ufffd[2J.json: must be a file that can be read"},
 		{"found", "", `{"version":2}`, foundLogging + ": version must be 1, got 2"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -20,7 +20,8 @@ type Result[Out any] struct {
 	id    string
 }
 
-// ID is the task's id, unique within its queue.
+// ID is the task's id, unique within its queue. It is empty where
+// [Task.SendMany] could not tell it.
 func (r *Result[Out]) ID() string { return r.id }
 
 // Queue is the task's queue.

@@ -454,7 +454,7 @@ func (d *deployments) taskfile() {
 
 var (
 	inlineCode  = regexp.MustCompile("`(pelton [^`…]+)`")
-	commandLine = regexp.MustCompile(`^(?:\$ )?(?:sudo )?(?:(?:bin/|\./|/usr/local/bin/)?pelton|go run \./cmd/pelton) (.*)$`)
+	commandLine = regexp.MustCompile(`^(?:\$ )?(?:sudo )?(?:(?:bin/|\./|/usr/local/bin/)?pelton|go run \./cmd/pelton) ([-a-z].*)$`)
 	shellWord   = regexp.MustCompile(`'[^']*'|"[^"]*"|[^\s]+`)
 	variableOf  = regexp.MustCompile(`\bPELTON_[A-Z0-9]+__[A-Z0-9_]*[A-Z0-9]\b`)
 	portOf      = regexp.MustCompile(`(?:127\.0\.0\.1|localhost|nats|kafka):(\d+)`)

@@ -124,16 +124,16 @@ func settled(s settling) []engine.HandleOption {
 }
 
 // startWorker runs tasks and tells run of each.
-func startWorker(ctx context.Context, r *Run, s settling, run func(m *engine.Message)) *worker {
+func startWorker(ctx context.Context, r *Run, s settling, run func(m *engine.Message) error) *worker {
 	w := &worker{ran: make(chan struct{}), ended: make(chan error, 1)}
 	w.left.Store(int64(r.Tasks))
 	pelton := engine.NewWorker(r.Client, engine.WorkerConfig{Queues: []engine.Queue{{Name: r.Queue, Slots: slots}}})
 	engine.HandleRaw(pelton, "nop", func(_ context.Context, m *engine.Message) ([]byte, error) {
-		run(m)
+		err := run(m)
 		if w.left.Add(-1) == 0 {
 			close(w.ran)
 		}
-		return nil, nil
+		return nil, err
 	}, settled(s)...)
 	ctx, w.stop = context.WithCancel(ctx)
 	go func() { w.ended <- pelton.Run(ctx) }()
@@ -159,7 +159,7 @@ func (w *worker) end() error {
 }
 
 func work(ctx context.Context, r *Run, s settling) error {
-	w := startWorker(ctx, r, s, func(*engine.Message) {})
+	w := startWorker(ctx, r, s, func(*engine.Message) error { return nil })
 	return errors.Join(w.wait(ctx, r), w.end())
 }
 

@@ -200,10 +200,3 @@ func (d *delivery) newRecord(worker string) *Record {
 		Trace: d.meta.Trace.Parent, TraceState: d.meta.Trace.State, Baggage: d.meta.Trace.Baggage,
 	}
 }
-
-// wrote tells the observer of a record.
-func (w *Worker) wrote(r *Record) {
-	if w.cfg.OnRecord != nil {
-		w.cfg.OnRecord(r)
-	}
-}

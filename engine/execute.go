@@ -134,7 +134,7 @@ func (w *Worker) checkBody(d *delivery) error {
 }
 
 // execute runs the handler under its deadline.
-func (w *Worker) execute(working context.Context, d *delivery, h handler) result {
+func (w *Worker) execute(working context.Context, d *delivery, h Handler) result {
 	timeout := d.meta.Timeout
 	orDuration(&timeout, w.cfg.Timeout)
 	ctx, cancel := context.WithCancelCause(working)
@@ -145,6 +145,11 @@ func (w *Worker) execute(working context.Context, d *delivery, h handler) result
 		return res
 	}
 	info := w.info(ctx, d)
+	if hook := w.cfg.Hooks.Started; hook != nil {
+		e := w.event(d, time.Now())
+		e.Deadline = info.Deadline
+		w.tell("Started", hook, e)
+	}
 	body, err := call(context.WithValue(ctx, infoKey{}, info), h, &Message{Body: d.msg.Data, Info: info})
 	if err == nil {
 		return w.checkResult(body)
@@ -164,9 +169,15 @@ func (w *Worker) execute(working context.Context, d *delivery, h handler) result
 
 func (w *Worker) info(ctx context.Context, d *delivery) Info {
 	_, fence := d.claim()
-	deadline, _ := ctx.Deadline()
+	info := d.info(fence)
+	info.Deadline, _ = ctx.Deadline()
+	return info
+}
+
+// info is what is known before the handler's deadline is.
+func (d *delivery) info(fence uint64) Info {
 	return Info{
-		ID: d.id, Run: d.meta.Run, Queue: d.queue(), Task: d.addr.Task, Attempt: d.meta.Attempt, Fence: fence, Deadline: deadline,
+		ID: d.id, Run: d.meta.Run, Queue: d.queue(), Task: d.addr.Task, Attempt: d.meta.Attempt, Fence: fence,
 		Origin: d.meta.Origin, Parent: d.meta.Parent, Root: d.meta.Root, Header: wire.Header(d.msg.Header).Own(),
 	}
 }
@@ -199,7 +210,7 @@ func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 const stackLimit = 8 << 10
 
 // call runs a handler and makes an error of its panic.
-func call(ctx context.Context, h handler, m *Message) (body []byte, err error) {
+func call(ctx context.Context, h Handler, m *Message) (body []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			stack := debug.Stack()

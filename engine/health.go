@@ -54,7 +54,7 @@ func (v *vitals) watch(pools []*pool) {
 // and to write outcomes, not draining. A handler that runs long is neither. It
 // may be called at any time, from any goroutine, and costs next to nothing.
 //
-// An OnRecord that does not return stalls the loop that writes outcomes, and is
+// A hook of outcomes that does not return stalls the loop that writes outcomes, and is
 // told as such.
 func (w *Worker) Health() Health {
 	h := Health{Stalled: w.vitals.loops.Stalled()}

@@ -489,6 +489,9 @@ func (p *pool) handBack(d *delivery) {
 	if r, _ := d.claim(); r == nil {
 		p.w.leases.remove(d)
 		d.nak()
+		if hook := p.w.cfg.Hooks.HandedBack; hook != nil {
+			p.w.aside.Go(func() { p.w.tell("HandedBack", hook, p.w.event(d, time.Now())) })
+		}
 		return
 	}
 	p.settler.add(p.w.settlement(d, result{kind: resultHandBack}))
@@ -527,6 +530,9 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 	}()
 	if p.w.ackFirst {
 		d.ack()
+	}
+	if hook := p.w.cfg.Hooks.Received; hook != nil {
+		p.w.tell("Received", hook, p.w.event(d, began))
 	}
 	result = p.w.process(working, d)
 	returned = true

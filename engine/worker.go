@@ -60,10 +60,10 @@ type WorkerConfig struct {
 	Topology topology.Config
 	// Logger; nothing is logged unless set.
 	Logger *slog.Logger
-	// OnRecord is told of every record that this worker has written: what
-	// became of a task. It must not block; the record is not the callee's to
-	// change.
-	OnRecord func(*Record)
+	// Middleware wraps every handler, the first one outermost.
+	Middleware []Middleware
+	// Hooks are told what becomes of tasks and of the worker.
+	Hooks Hooks
 }
 
 // Queue is a queue that a worker works.
@@ -132,6 +132,11 @@ func (cfg WorkerConfig) validate() error {
 	if err := wire.CheckID(cfg.Name); err != nil {
 		return fmt.Errorf("worker.name: %w", err)
 	}
+	for i, m := range cfg.Middleware {
+		if m == nil {
+			return fmt.Errorf("worker.middleware: number %d must be a function, got nil", i)
+		}
+	}
 	if _, err := wire.ParseBackoff(cfg.Backoff.String()); err != nil {
 		return fmt.Errorf("worker.backoff: %w", err)
 	}
@@ -173,6 +178,9 @@ type Worker struct {
 	mending atomic.Bool
 	vitals  vitals
 
+	hears      bool // a hook of an outcome is set
+	hookPanics hookPanics
+
 	// ackFirst acknowledges a task before it is run, as many engines do: the
 	// control of the kill test, which must lose tasks. Nothing else sets it.
 	ackFirst bool
@@ -183,6 +191,7 @@ type Worker struct {
 func NewWorker(c *Client, cfg WorkerConfig) *Worker {
 	cfg = cfg.withDefaults()
 	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handling{}, now: time.Now}
+	w.hears = cfg.Hooks.outcomes()
 	w.leases = newLeases(w)
 	w.revocations = newRevocations(w)
 	return w
@@ -191,13 +200,9 @@ func NewWorker(c *Client, cfg WorkerConfig) *Worker {
 // Name is the worker's name in records and logs.
 func (w *Worker) Name() string { return w.cfg.Name }
 
-// handler is a task's handler with its types erased: body in, result out. A nil
-// result is null.
-type handler func(ctx context.Context, m *Message) ([]byte, error)
-
 // handling is a handler with what was said of it.
 type handling struct {
-	run   handler
+	run   Handler
 	retry RetryPolicy
 }
 
@@ -246,21 +251,21 @@ func Handle[In, Out any](w *Worker, t *Task[In, Out], h func(context.Context, In
 
 // HandleRaw registers the handler of a task by name. Its result must be JSON;
 // nil is null. It panics as Handle does, and on a bad name.
-func HandleRaw(w *Worker, task string, h func(context.Context, *Message) ([]byte, error), opts ...HandleOption) {
+func HandleRaw(w *Worker, task string, h Handler, opts ...HandleOption) {
 	if err := checkOwnTask(task); err != nil {
 		panic(err)
 	}
 	w.register(task, opts, h)
 }
 
-func (w *Worker) register(task string, opts []HandleOption, h handler) {
+func (w *Worker) register(task string, opts []HandleOption, h Handler) {
 	if w.used.Load() {
 		panic(fmt.Errorf("task %s: handler registered after Run", task))
 	}
 	if _, taken := w.handlers[task]; taken {
 		panic(fmt.Errorf("task %s: second handler", task))
 	}
-	handles := handling{run: h}
+	handles := handling{run: w.wrap(task, h)}
 	for _, opt := range opts {
 		opt(&handles)
 	}
@@ -320,18 +325,24 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 			}
 		})
 	}
-	stopGrace := context.AfterFunc(ctx, func() {
+	drains := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(drains)
 		w.vitals.enter(lifeDraining)
 		w.log.InfoContext(working, "worker drains", "grace", w.cfg.Grace)
 		time.AfterFunc(w.cfg.Grace, func() { cancelWork(errShutdown) })
+		w.tellWorker("Draining", w.cfg.Hooks.Draining)
 	})
-	defer stopGrace()
-	group.Wait()
+	w.tellWorker("Ready", w.cfg.Hooks.Ready)
+	group.Wait() // no pool ends before ctx
+	<-drains
+	stopLeases()
 	w.aside.Wait()
 	// The last acks and naks must have left before the caller closes the
 	// connection; should they be lost, the messages come back.
 	_ = w.c.nc.FlushTimeout(flushWithin)
 	w.log.InfoContext(working, "worker ended")
+	w.tellWorker("Ended", w.cfg.Hooks.Ended)
 	if errors.Is(context.Cause(ctx), ErrClosed) {
 		return context.Cause(ctx)
 	}

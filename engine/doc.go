@@ -5,7 +5,8 @@
 // queue's work-queue stream by one of three ways, waited for (publish.go), as a
 // future (publish_async.go) or with many others (publish_many.go), fetched by a
 // worker with a free slot (fetch.go), kept alive while it is held (lease.go), run by its handler
-// (execute.go) with what wraps it (middleware.go), and settled (settle.go): its record is written by
+// (execute.go) with what wraps it (middleware.go), left behind if it does not stop
+// (stuck.go), and settled (settle.go): its record is written by
 // compare-and-set, then the message is acknowledged. A failed attempt is parked
 // in the queue's later stream (retry.go) and comes back by its due lane, unless
 // the next one is due so soon that the worker keeps it (keep.go); a task out of

@@ -135,13 +135,11 @@ func (w *Worker) checkBody(d *delivery) error {
 
 // execute runs the handler under its deadline.
 func (w *Worker) execute(working context.Context, d *delivery, h Handler) result {
-	timeout := d.meta.Timeout
-	orDuration(&timeout, w.cfg.Timeout)
 	ctx, cancel := context.WithCancelCause(working)
 	defer cancel(nil)
-	ctx, stop := context.WithTimeoutCause(ctx, timeout, errDeadline)
+	ctx, stop := context.WithTimeoutCause(ctx, w.timeout(d), errDeadline)
 	defer stop()
-	if res, may := d.begin(cancel, time.Now()); !may {
+	if res, may := d.begin(ctx, cancel, time.Now()); !may {
 		return res
 	}
 	info := w.info(ctx, d)
@@ -154,15 +152,12 @@ func (w *Worker) execute(working context.Context, d *delivery, h Handler) result
 	if err == nil {
 		return w.checkResult(body)
 	}
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errLeaseLost):
-		return result{kind: resultNothing}
-	case errors.Is(cause, errRevoked):
-		return result{kind: resultRevoked}
-	case errors.Is(cause, errShutdown):
-		return result{kind: resultHandBack}
-	case errors.Is(cause, errDeadline) && errors.Is(err, context.DeadlineExceeded):
-		return failed(fmt.Errorf("%w (%s)", errDeadline, timeout))
+	cause := context.Cause(ctx)
+	if res, stopped := stoppedBy(cause); stopped {
+		return res
+	}
+	if errors.Is(cause, errDeadline) && errors.Is(err, context.DeadlineExceeded) {
+		return failed(w.outOfTime(d))
 	}
 	return failed(err)
 }

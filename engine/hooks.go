@@ -57,6 +57,10 @@ type Hooks struct {
 	// HandedBack: it goes back to its queue, because the worker ends or has no
 	// slot for it; that is neither a failure nor a death.
 	HandedBack func(TaskEvent)
+	// Stuck: its handler ignores that its context has ended, and is left behind;
+	// Failure has the stack of its goroutine. What becomes of the attempt is told
+	// besides.
+	Stuck func(TaskEvent)
 	// LeaseLost: the broker could not be told that the task is held. It may run
 	// elsewhere, and nothing that its handler does here is recorded.
 	LeaseLost func(TaskEvent)

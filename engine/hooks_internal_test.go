@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +28,28 @@ func TestNoHookCostsNothing(t *testing.T) {
 		})
 		if set == (allocs == 0) {
 			t.Errorf("hook set %t: %v allocations", set, allocs)
+		}
+	}
+}
+
+func TestStackOfAGoroutine(t *testing.T) {
+	id := make(chan string)
+	release := make(chan struct{})
+	go func() {
+		id <- goroutineID()
+		<-release
+	}()
+	other := <-id
+	defer close(release)
+	if mine := stackOf(allStacks(), goroutineID()); !strings.Contains(mine, "TestStackOfAGoroutine(") {
+		t.Errorf("mine: %s", mine)
+	}
+	if its := stackOf(allStacks(), other); !strings.Contains(its, "TestStackOfAGoroutine.func1") {
+		t.Errorf("its: %s", its)
+	}
+	for _, none := range []string{"", "0"} {
+		if s := stackOf(allStacks(), none); s != "not found" {
+			t.Errorf("%q: %s", none, s)
 		}
 	}
 }

@@ -557,7 +557,7 @@ func TestGoexitTakesNoSlot(t *testing.T) {
 	}
 }
 
-func TestHandlerThatIgnoresItsContextIsLeftBehind(t *testing.T) {
+func TestHandlerThatIgnoresTheShutdownIsLeftBehind(t *testing.T) {
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Grace: 10 * time.Millisecond})
 	running, release, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -578,8 +578,21 @@ func TestHandlerThatIgnoresItsContextIsLeftBehind(t *testing.T) {
 	}
 	close(release) // after Run has returned: its outcome is nobody's any more
 	<-left
-	if record, err := r.Record(s.ctx()); err != nil || record.State != wire.StateStarted {
+	if record, err := r.Record(s.ctx()); err != nil || record.State != wire.StateQueued {
 		t.Errorf("record %+v, %v", record, err)
+	}
+	again := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+	engine.HandleRaw(again, "deaf", func(context.Context, *engine.Message) ([]byte, error) { return []byte(`"in time"`), nil })
+	s.work(again)
+	began := time.Now()
+	if got, err := r.Wait(s.ctx()); err != nil || string(got) != `"in time"` {
+		t.Fatalf("%s, %v", got, err)
+	}
+	if hole := time.Since(began); hole > 10*time.Second {
+		t.Errorf("the task waited %s", hole)
+	}
+	if record, err := r.Record(s.ctx()); err != nil || record.Deaths != 0 || len(record.Attempts) != 0 {
+		t.Errorf("the hand-back counted: %+v, %v", record, err)
 	}
 }
 

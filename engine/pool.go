@@ -50,7 +50,7 @@ type pool struct {
 	looked   chan looked
 	kept     chan kept // never full: what is sent has room in keeping
 	keeping  keeping
-	freed    chan time.Duration // how long the slot was used
+	freed    chan freed
 	drained  chan struct{}
 	work     chan *delivery
 	ended    chan struct{} // closed when the loop has ended
@@ -60,6 +60,8 @@ type pool struct {
 	chooser    *chooser      // by weight
 	quietAfter time.Duration // see lane.quiet
 	running    int           // given to slots
+	inSlots    map[*delivery]struct{}
+	left       leftBehind
 	held       heldTasks     // wait for their time
 	looking    int           // are looked at
 	asideBytes int           // of held and looking, the size of their bodies
@@ -86,7 +88,8 @@ func newPool(w *Worker, q Queue) *pool {
 		w: w, queue: q.Name, slots: q.Slots, poll: q.Poll, signs: signs, settler: newSettler(w, q.Name, signs),
 		arrivals: make(chan arrival, 2*q.Slots+16),
 		looked:   make(chan looked),
-		freed:    make(chan time.Duration),
+		freed:    make(chan freed),
+		inSlots:  map[*delivery]struct{}{},
 		drained:  make(chan struct{}, 2*len(ranked)),
 		work:     make(chan *delivery, q.Slots),
 		ended:    make(chan struct{}),
@@ -140,9 +143,8 @@ func (p *pool) run(ctx, working context.Context) error {
 			p.afterLook(l)
 		case k := <-p.kept:
 			p.keep(working, k)
-		case used := <-p.freed:
-			p.running--
-			p.pace += (used - p.pace) / 8
+		case f := <-p.freed:
+			p.free(f)
 		case <-due.C:
 		case <-p.settler.paid:
 		case <-reconnected:
@@ -152,6 +154,7 @@ func (p *pool) run(ctx, working context.Context) error {
 			}
 		case now := <-tick.C:
 			p.check(now)
+			p.findStuck(working, now, p.w.cfg.StuckAfter)
 		case <-p.drained:
 			p.draining--
 		case <-undrained:
@@ -161,12 +164,24 @@ func (p *pool) run(ctx, working context.Context) error {
 			p.stop()
 		case <-abandon:
 			abandon, abandoned = nil, time.After(abandonAfter)
-		case <-abandoned:
-			p.w.log.ErrorContext(working, "handlers ignore their context, left behind", "queue", p.queue, "handlers", p.running)
+		case now := <-abandoned:
+			p.findStuck(working, now, 0)
 			return nil
 		}
 	}
 	return nil
+}
+
+// free takes back a slot, or notes that a handler has returned that was left
+// behind.
+func (p *pool) free(f freed) {
+	if f.late {
+		p.left.replaced--
+		return
+	}
+	p.running--
+	delete(p.inSlots, f.d)
+	p.pace += (f.used - p.pace) / 8
 }
 
 // idle reports whether a pool that stops has nothing left.
@@ -213,6 +228,7 @@ func (p *pool) step(wake *time.Timer) {
 		d := ln.ready[0]
 		ln.ready = ln.ready[1:]
 		p.running++
+		p.inSlots[d] = struct{}{}
 		p.work <- d
 	}
 	if !p.stopping && p.settler.owed.Load() <= p.mostOwed() {
@@ -498,22 +514,27 @@ func (p *pool) handBack(d *delivery) {
 }
 
 // slot runs one task at a time. A handler that ends its goroutine
-// (runtime.Goexit) takes the slot with it: another is made.
+// (runtime.Goexit) takes the slot with it: another is made. One that was left
+// behind has been replaced already.
 func (p *pool) slot(working context.Context) {
-	ended := false
+	ended, replaced := false, false
 	defer func() {
-		if !ended {
+		if !ended && !replaced {
 			go p.slot(working)
 		}
 	}()
+	goroutine := goroutineID()
 	for d := range p.work {
-		p.runOne(working, d)
+		if p.runOne(working, d, goroutine, &replaced); replaced {
+			break
+		}
 	}
 	ended = true
 }
 
-// runOne runs a task and settles it, however its handler ends.
-func (p *pool) runOne(working context.Context, d *delivery) {
+// runOne runs a task and settles it, however its handler ends. It tells whether
+// another slot is in place of this one by then.
+func (p *pool) runOne(working context.Context, d *delivery, goroutine string, replaced *bool) {
 	began := time.Now()
 	var result result
 	returned := false
@@ -521,13 +542,18 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 		if !returned {
 			result = failed(errGoexit)
 		}
-		d.end()
-		p.settler.add(p.w.settlement(d, result))
+		var left bool
+		if left, *replaced = d.end(); left {
+			p.w.log.Info("handler that was left behind has returned, its outcome is refused", "task", d.addr.Task, "task_id", d.id, "queue", p.queue)
+		} else {
+			p.settler.add(p.w.settlement(d, result))
+		}
 		select {
-		case p.freed <- time.Since(began):
+		case p.freed <- freed{d, time.Since(began), *replaced}:
 		case <-p.ended:
 		}
 	}()
+	d.takes(goroutine)
 	if p.w.ackFirst {
 		d.ack()
 	}

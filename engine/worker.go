@@ -42,6 +42,12 @@ type WorkerConfig struct {
 	// handlers without a policy of their own. A task that names its waits keeps
 	// them.
 	Retry RetryPolicy
+	// StuckAfter is how long a handler may ignore that its context has ended, by
+	// its timeout for example, before it is left behind: reported with its stack,
+	// its attempt settled, its outcome refused, and its slot replaced, for as many
+	// handlers as the queue has slots; 10 s unless set. While the worker ends it
+	// is 5 s at most.
+	StuckAfter time.Duration
 	// MaxDeaths is how many workers may die over one attempt before the task
 	// is dead-lettered as poison; 3 unless set.
 	MaxDeaths int
@@ -100,6 +106,7 @@ func (cfg WorkerConfig) withDefaults() WorkerConfig {
 	if cfg.Backoff == (wire.Backoff{}) {
 		cfg.Backoff = wire.Backoff{Min: time.Second, Max: 10 * time.Minute}
 	}
+	orDuration(&cfg.StuckAfter, 10*time.Second)
 	orInt(&cfg.MaxDeaths, 3)
 	orDuration(&cfg.UnknownTaskPark, 30*time.Second)
 	orDuration(&cfg.UnknownTaskAfter, 10*time.Minute)
@@ -148,7 +155,7 @@ func (cfg WorkerConfig) validate() error {
 		}
 	}
 	for key, value := range map[string]time.Duration{
-		"worker.grace": cfg.Grace, "worker.timeout": cfg.Timeout,
+		"worker.grace": cfg.Grace, "worker.timeout": cfg.Timeout, "worker.stuck_after": cfg.StuckAfter,
 		"worker.unknown_task_park": cfg.UnknownTaskPark, "worker.unknown_task_after": cfg.UnknownTaskAfter,
 	} {
 		if value < 0 || value > wire.MaxDuration {

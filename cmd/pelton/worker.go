@@ -79,6 +79,7 @@ func workerConfig(cfg *config.Config, log *slog.Logger) engine.WorkerConfig {
 		Timeout:          cfg.Worker.Timeout,
 		MaxAttempts:      cfg.Worker.MaxAttempts,
 		Backoff:          wire.Backoff(cfg.Worker.Backoff),
+		StuckAfter:       cfg.Worker.StuckAfter,
 		MaxDeaths:        cfg.Worker.MaxDeaths,
 		UnknownTaskPark:  cfg.Worker.UnknownTaskPark,
 		UnknownTaskAfter: cfg.Worker.UnknownTaskAfter,

@@ -27,6 +27,8 @@ const (
 	holdBytes = 64 << 20
 	// abandonAfter is how long a cancelled handler may ignore it at shutdown.
 	abandonAfter = 5 * time.Second
+	// abortAfter is that time where the worker is to end now.
+	abortAfter = 200 * time.Millisecond
 )
 
 // pool is the slots of one queue: one loop that owns what is held, asks the
@@ -130,7 +132,7 @@ func (p *pool) run(ctx, working context.Context) error {
 	defer tick.Stop()
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
-	stop, abandon := ctx.Done(), working.Done()
+	stop, abandon, aborted := ctx.Done(), working.Done(), (<-chan struct{})(p.w.aborted)
 	var abandoned, undrained <-chan time.Time
 	defer p.signs.loop.End()
 	for !p.idle() {
@@ -163,7 +165,11 @@ func (p *pool) run(ctx, working context.Context) error {
 			stop, undrained = nil, time.After(drainWithin)
 			p.stop()
 		case <-abandon:
-			abandon, abandoned = nil, time.After(abandonAfter)
+			if abandon = nil; abandoned == nil {
+				abandoned = time.After(abandonAfter)
+			}
+		case <-aborted:
+			aborted, abandoned = nil, time.After(abortAfter)
 		case now := <-abandoned:
 			p.findStuck(working, now, 0)
 			return nil

@@ -185,6 +185,9 @@ type Worker struct {
 	mending atomic.Bool
 	vitals  vitals
 
+	abort   sync.Once
+	aborted chan struct{} // closed by Abort
+
 	hears      bool // a hook of an outcome is set
 	hookPanics hookPanics
 
@@ -197,7 +200,7 @@ type Worker struct {
 // Run.
 func NewWorker(c *Client, cfg WorkerConfig) *Worker {
 	cfg = cfg.withDefaults()
-	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handling{}, now: time.Now}
+	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handling{}, now: time.Now, aborted: make(chan struct{})}
 	w.hears = cfg.Hooks.outcomes()
 	w.leases = newLeases(w)
 	w.revocations = newRevocations(w)
@@ -296,6 +299,16 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.vitals.enter(lifeBinding)
 	defer w.vitals.enter(lifeEnded)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	stopAbort := background(func(watching context.Context) {
+		select {
+		case <-watching.Done():
+		case <-w.aborted:
+			end()
+		}
+	})
+	defer stopAbort()
 	pools, err := w.bind(ctx)
 	defer w.revocations.stop()
 	if ctx.Err() != nil {
@@ -307,6 +320,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	return w.work(ctx, pools)
 }
 
+// Abort ends Run now, without the grace: running tasks are cancelled and handed
+// back, at once to be run elsewhere, also those whose handlers ignore it. It
+// counts neither as failure nor as death. Abort returns at once, may be called
+// at any time and more than once; Run returns a moment later, or as soon as what
+// it hands back is written.
+func (w *Worker) Abort() { w.abort.Do(func() { close(w.aborted) }) }
+
 // work runs the parts. Senders stop before receivers: slots feed their pool's
 // settler, and both need their leases renewed to the end.
 func (w *Worker) work(ctx context.Context, pools []*pool) error {
@@ -316,6 +336,14 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	defer cancel(nil)
 	stopWatch := background(func(watching context.Context) { w.watchClosed(watching, cancel, cancelWork) })
 	defer stopWatch()
+	stopAbort := background(func(watching context.Context) {
+		select {
+		case <-watching.Done():
+		case <-w.aborted:
+			cancelWork(errShutdown)
+		}
+	})
+	defer stopAbort()
 	stopLeases := background(w.leases.run)
 	defer stopLeases()
 	w.vitals.watch(pools)

@@ -12,6 +12,7 @@
 // the next one is due so soon that the worker keeps it (keep.go); a task out of
 // attempts becomes a dead letter (dead.go). Whoever waits for a result is told
 // by the broker (result.go). What has become of a task is told to hooks (hooks.go).
+// A janitor (janitor.go, orphan.go) keeps the streams in order beside all that.
 //
 // What is promised: an acknowledged publish reaches a terminal state at least
 // once, and the recorded outcome is written exactly once. A handler may run

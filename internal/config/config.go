@@ -148,6 +148,7 @@ type Worker struct {
 	Backoff          Backoff        `koanf:"backoff" doc:"The wait between attempts."`
 	MaxDeaths        int            `koanf:"max_deaths" doc:"Workers that a task may take with it before it is buried."`
 	UnknownTaskPark  time.Duration  `koanf:"unknown_task_park" doc:"How long a task that this worker does not know waits for another one."`
+	StuckAfter       time.Duration  `koanf:"stuck_after" doc:"How long a handler may ignore that its context has ended before it is left behind and its slot is replaced."`
 	UnknownTaskAfter time.Duration  `koanf:"unknown_task_after" doc:"After which time an unknown task is a dead letter."`
 }
 
@@ -251,6 +252,7 @@ func defaults() map[string]any {
 		"worker.backoff.max":        10 * time.Minute,
 		"worker.max_deaths":         3,
 		"worker.unknown_task_park":  30 * time.Second,
+		"worker.stuck_after":        10 * time.Second,
 		"worker.unknown_task_after": 10 * time.Minute,
 		"produce.topic":             "commands",
 		"produce.every":             time.Second,

@@ -37,7 +37,7 @@ func TestDefaults(t *testing.T) {
 		Worker: config.Worker{
 			Grace: 25 * time.Second, Timeout: 30 * time.Minute, MaxAttempts: 5, MaxDeaths: 3,
 			Backoff:         config.Backoff{Min: time.Second, Max: 10 * time.Minute},
-			UnknownTaskPark: 30 * time.Second, UnknownTaskAfter: 10 * time.Minute,
+			UnknownTaskPark: 30 * time.Second, UnknownTaskAfter: 10 * time.Minute, StuckAfter: 10 * time.Second,
 		},
 		Produce: config.Produce{
 			Topic: "commands", Every: time.Second, Compression: "snappy", Idempotent: true,

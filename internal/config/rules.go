@@ -43,6 +43,7 @@ var rules = map[string]rule{
 	"worker.backoff.max":               between(time.Nanosecond, wire.MaxDuration),
 	"worker.max_deaths":                from(1),
 	"worker.unknown_task_park":         between(time.Millisecond, wire.MaxDuration),
+	"worker.stuck_after":               between(0, wire.MaxDuration),
 	"worker.unknown_task_after":        between(0, wire.MaxDuration),
 	"edges.ingest.*.topics":            sole(isTopic, ruleTopic),
 	"edges.ingest.*.queue":             checked(wire.CheckQueue),

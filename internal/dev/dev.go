@@ -288,11 +288,11 @@ func (s *system) worker() (*part, error) {
 		Setup:  engine.SetupManage,
 		Grace:  5 * time.Second,
 		Logger: s.cfg.Logger("worker"),
-		OnRecord: func(r *engine.Record) {
+		Hooks: engine.Hooks{Recorded: func(r *engine.Record) {
 			if r.State != wire.StateStarted {
 				s.view.record(r)
 			}
-		},
+		}},
 	})
 	builtin.Register(w, s.view.printer())
 	s.cfg.Watch("worker", w.Health)

@@ -33,7 +33,7 @@ func newTogether(t *testing.T, n int, queue topology.Queue) *together {
 }
 
 // start sends the tasks, works them by a client, and waits until all have begun.
-func (g *together) start(c *engine.Client, opts ...engine.HandleOption) (stop func() error) {
+func (g *together) start(c *engine.Client, opts ...engine.HandleOption) {
 	g.t.Helper()
 	// Streams are left as the test has made them.
 	w := engine.NewWorker(c, engine.WorkerConfig{Queues: one(g.n), Setup: engine.SetupOff, Grace: 100 * time.Millisecond})
@@ -50,11 +50,10 @@ func (g *together) start(c *engine.Client, opts ...engine.HandleOption) (stop fu
 	for _, r := range results {
 		g.sent = append(g.sent, r.ID())
 	}
-	stop = g.work(w)
+	g.work(w)
 	for range g.n {
 		<-g.begun
 	}
-	return stop
 }
 
 // revisions is how many values the bucket has ever taken.

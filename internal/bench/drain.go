@@ -77,7 +77,7 @@ func drained(ctx context.Context, r *Run, s settling) error {
 	if err != nil {
 		return err
 	}
-	if have := results.CachedInfo().State.Msgs; have != uint64(want) { //nolint:gosec // a count
+	if have := results.CachedInfo().State.Msgs; have != uint64(want) {
 		return fmt.Errorf("%d records of %d tasks, must be %d", have, r.Tasks, want)
 	}
 	return nil
@@ -119,6 +119,7 @@ func settled(s settling) []engine.HandleOption {
 		return []engine.HandleOption{engine.WithoutResult()}
 	case settlePlain:
 		return []engine.HandleOption{engine.WithoutResult(), engine.WithPlainAck()}
+	case settleResult:
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ func rawTrip(ctx context.Context, r *Run, t *timetable, result bool) error {
 		if !result {
 			check(t.runs(m.Data(), time.Now()))
 		}
-		check(rawSettle(r, m))
+		check(rawSettle(r, m, check))
 	}, jetstream.PullMaxMessages(prefetch))
 	if err != nil {
 		return err
@@ -152,8 +152,9 @@ func rawTrip(ctx context.Context, r *Run, t *timetable, result bool) error {
 	return t.lateness(r)
 }
 
-// rawSettle publishes a result, and acks once it is stored.
-func rawSettle(r *Run, m jetstream.Msg) error {
+// rawSettle publishes a result, and acks once it is stored; later tells what came
+// of that.
+func rawSettle(r *Run, m jetstream.Msg, later func(error)) error {
 	md, err := m.Metadata()
 	if err != nil {
 		return err
@@ -166,8 +167,9 @@ func rawSettle(r *Run, m jetstream.Msg) error {
 	go func() {
 		select {
 		case <-f.Ok():
-			_ = m.Ack()
-		case <-f.Err():
+			later(m.Ack())
+		case err := <-f.Err():
+			later(err)
 		}
 	}()
 	return nil

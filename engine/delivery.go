@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -63,6 +64,10 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	} else {
 		d.bad = err
 	}
+	if msg.Header == nil && msg.Size() > len(msg.Subject)+len(msg.Reply)+len(msg.Data) {
+		// What they said of the task is unknown: it may have expired, say.
+		d.bad = firstError(d.bad, errHeaders)
+	}
 	ns := p.w.c.ns
 	parse := ns.ParseTask
 	if due {
@@ -100,6 +105,8 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	}
 	return d
 }
+
+var errHeaders = errors.New("headers cannot be read, must be lines of a name, a colon and a value")
 
 // next is the delivery of the attempt that a record calls for, by the same
 // message. It is a new one, because what still goes on for the attempt before (a

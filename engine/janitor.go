@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"pelton/engine/ledger"
 	"pelton/engine/pulse"
 	"pelton/engine/wire"
 )
@@ -217,8 +218,12 @@ func (j *Janitor) trim(ctx context.Context, lane wire.Lane) error {
 			if entries <= ledgerEntries {
 				continue
 			}
-			if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeKeep(1)); err != nil {
-				return fmt.Errorf("trim %s: %w", subject, err)
+			l, err := ledger.New(ledger.Config{JetStream: j.c.js, Stream: name, Subject: subject})
+			if err != nil {
+				return err
+			}
+			if err := l.Trim(ctx); err != nil {
+				return err
 			}
 			j.log.DebugContext(ctx, "ledger trimmed", "ledger", subject, "entries", entries-1)
 		}

@@ -51,6 +51,7 @@ func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.dev(),
 		a.worker(),
+		a.janitor(),
 		a.edge(),
 		a.produce(),
 		a.send(),

@@ -63,6 +63,7 @@ type Settings struct {
 	Results   Results          `koanf:"results" doc:"How long records of tasks are kept, and how many."`
 	Dead      Dead             `koanf:"dead" doc:"How long dead letters are kept."`
 	Worker    Worker           `koanf:"worker" doc:"What a worker works, and how."`
+	Janitor   Janitor          `koanf:"janitor" doc:"How often streams are put in order."`
 	Edges     Edges            `koanf:"edges" doc:"What ties topics and channels to queues."`
 	Produce   Produce          `koanf:"produce" doc:"What pelton produce writes to Kafka."`
 	Discord   Discord          `koanf:"discord" doc:"The bot."`
@@ -150,6 +151,11 @@ type Worker struct {
 	UnknownTaskPark  time.Duration  `koanf:"unknown_task_park" doc:"How long a task that this worker does not know waits for another one."`
 	StuckAfter       time.Duration  `koanf:"stuck_after" doc:"How long a handler may ignore that its context has ended before it is left behind and its slot is replaced."`
 	UnknownTaskAfter time.Duration  `koanf:"unknown_task_after" doc:"After which time an unknown task is a dead letter."`
+}
+
+// Janitor is how often streams are put in order.
+type Janitor struct {
+	Every time.Duration `koanf:"every" doc:"From one round to the next."`
 }
 
 // Backoff bounds the wait between attempts.
@@ -254,6 +260,7 @@ func defaults() map[string]any {
 		"worker.unknown_task_park":  30 * time.Second,
 		"worker.stuck_after":        10 * time.Second,
 		"worker.unknown_task_after": 10 * time.Minute,
+		"janitor.every":             30 * time.Second,
 		"produce.topic":             "commands",
 		"produce.every":             time.Second,
 		"produce.compression":       "snappy",

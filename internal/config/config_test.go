@@ -39,6 +39,7 @@ func TestDefaults(t *testing.T) {
 			Backoff:         config.Backoff{Min: time.Second, Max: 10 * time.Minute},
 			UnknownTaskPark: 30 * time.Second, UnknownTaskAfter: 10 * time.Minute, StuckAfter: 10 * time.Second,
 		},
+		Janitor: config.Janitor{Every: 30 * time.Second},
 		Produce: config.Produce{
 			Topic: "commands", Every: time.Second, Compression: "snappy", Idempotent: true,
 			DeliveryTimeout: 2 * time.Minute, Grace: 10 * time.Second,

@@ -45,6 +45,7 @@ var rules = map[string]rule{
 	"worker.unknown_task_park":         between(time.Millisecond, wire.MaxDuration),
 	"worker.stuck_after":               between(0, wire.MaxDuration),
 	"worker.unknown_task_after":        between(0, wire.MaxDuration),
+	"janitor.every":                    between(time.Millisecond, wire.MaxDuration),
 	"edges.ingest.*.topics":            sole(isTopic, ruleTopic),
 	"edges.ingest.*.queue":             checked(wire.CheckQueue),
 	"edges.ingest.*.task":              checked(wire.CheckTask),

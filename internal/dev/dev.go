@@ -147,6 +147,11 @@ func (s *system) run(ctx context.Context) error {
 		return err
 	}
 	defer worker.stop()
+	janitor, err := s.janitor()
+	if err != nil {
+		return err
+	}
+	defer janitor.stop()
 	ingester, err := s.ingest()
 	if err != nil {
 		return err
@@ -167,6 +172,7 @@ func (s *system) run(ctx context.Context) error {
 		s.view.settle(context.WithoutCancel(ctx), drainQuiet)
 	}
 	ingester.stop()
+	janitor.stop()
 	worker.stop()
 	emitter.stop()
 	stopStatus()
@@ -297,6 +303,20 @@ func (s *system) worker() (*part, error) {
 	builtin.Register(w, s.view.printer())
 	s.cfg.Watch("worker", w.Health)
 	return s.start("worker", nc, w.Run), nil
+}
+
+func (s *system) janitor() (*part, error) {
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
+	if err != nil {
+		return nil, err
+	}
+	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger("engine")})
+	if err != nil {
+		return nil, err
+	}
+	j := engine.NewJanitor(c, engine.JanitorConfig{Lanes: []wire.Lane{wire.PlainLane(queue)}, Logger: s.cfg.Logger("janitor")})
+	s.cfg.Watch("janitor", j.Health)
+	return s.start("janitor", nc, j.Run), nil
 }
 
 func (s *system) ingest() (*part, error) {

@@ -337,11 +337,21 @@ func setup(cfg Config) Role {
 }
 
 func janitor(cfg Config) Role {
-	return Role{Name: "janitor", Does: "trims ledgers; may empty a queue", Publish: cfg.each(func(n names) []Right {
-		return []Right{
-			{api + "STREAM.INFO." + n.plain().tasks, "find the stream"},
-			{api + "STREAM.PURGE." + n.plain().tasks, "remove old positions"},
-		}
+	const find, remove = "find what was forgotten", "remove what was forgotten"
+	return Role{Name: "janitor", Does: "trims ledgers, puts right tasks that were forgotten; may empty a queue", Publish: cfg.each(func(n names) []Right {
+		of := n.each(func(l lane) []Right {
+			return []Right{
+				{api + "STREAM.INFO." + l.tasks, "see the ledgers"},
+				{api + "STREAM.PURGE." + l.tasks, "remove old positions"},
+				{api + "CONSUMER.INFO." + l.tasks + "." + wire.WorkersDurable, find},
+				{api + "CONSUMER.INFO." + l.later + "." + wire.DueDurable, find},
+				leader(l.tasks, find), leader(l.later, find),
+				l.park("make it due again"),
+				{api + "STREAM.MSG.DELETE." + l.tasks, remove},
+				{api + "STREAM.MSG.DELETE." + l.later, remove},
+			}
+		})
+		return append(of, leader(n.results, "see whether it is done with"), Right{n.records(), "say that it is queued again"})
 	})}
 }
 

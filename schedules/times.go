@@ -61,16 +61,13 @@ func (c *wallClock) nextFixed(after int64) (int64, bool) {
 // nextShown is when the clock shows a wall-clock time, whether or not it has
 // done so before.
 func (c *wallClock) nextShown(after int64) (int64, bool) {
-	for t := after + 1; t <= after+farthest; {
+	last := after + farthest
+	for t := after + 1; t <= last; {
 		offset, _, end := c.period(t)
-		wall, ok := c.nextWall(t+offset-1, after+farthest)
-		switch {
-		case !ok:
-			return 0, false
-		case wall-offset < end:
+		if wall, ok := c.nextWall(t+offset-1, min(end-1, last)+offset); ok {
 			return wall - offset, true
 		}
-		t = max(end, wall-apart)
+		t = end
 	}
 	return 0, false
 }
@@ -101,7 +98,9 @@ func (c *wallClock) reach(wall, from int64) int64 {
 }
 
 // period is what the clock is ahead of UTC at a moment, and from when until
-// when, exclusive, it is so.
+// when, exclusive, it is surely so. It may go on so: ZoneBounds ends a period at
+// the end of each year, and in leap years at that of 30 December, also for
+// moments of the 31st, for which the end of that day holds.
 func (c *wallClock) period(t int64) (offset, start, end int64) {
 	at := time.Unix(t, 0).In(c.zone)
 	_, seconds := at.Zone()
@@ -112,6 +111,9 @@ func (c *wallClock) period(t int64) (offset, start, end int64) {
 	}
 	if !to.IsZero() {
 		end = to.Unix()
+	}
+	if end <= t {
+		end = t - t%daySeconds + daySeconds
 	}
 	return int64(seconds), start, end
 }

@@ -106,7 +106,7 @@ func strict(data []byte, into any) error {
 	d.DisallowUnknownFields()
 	err := d.Decode(into)
 	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("%s: must not be a %s", wrongType.Field, wrongType.Value)
+		return errors.New(strings.TrimPrefix(wrongType.Field+": ", ": ") + "must not be of type " + wrongType.Value)
 	}
 	if err != nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
@@ -131,18 +131,18 @@ func (i *celeryImport) entry(m member) (Entry, error) {
 	if err := i.schedule(&e, c.Schedule); err != nil {
 		return fail(err)
 	}
-	if err := c.options(&e); err != nil {
-		return fail(err)
+	err := c.options(&e)
+	if err == nil {
+		e.Body, err = c.body()
 	}
-	body, err := c.body()
 	if err != nil {
 		return fail(err)
 	}
-	e.Body = body
-	if err := e.Validate(); err != nil {
-		return fail(err)
+	err = e.Validate()
+	if err != nil && e.Name != m.name {
+		err = fmt.Errorf("entry %q: %w", clipName(m.name), err)
 	}
-	return e, nil
+	return e, err
 }
 
 func clipName(name string) string {

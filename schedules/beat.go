@@ -50,7 +50,8 @@ const (
 type Config struct {
 	// Entries of this process, beside those of the bucket. All beats should have
 	// the same ones: where they differ, the one that was started last wins.
-	Entries []Entry
+	// One that carries an error is not run, and told of; the others are.
+	Entries []Stored
 	// Place says where an entry of Entries was defined, for errors; "the program"
 	// unless set.
 	Place func(name string) string
@@ -140,11 +141,12 @@ func NewBeat(c *engine.Client, cfg Config) (*Beat, error) {
 		slots: map[string]*slot{}, results: make(chan result, turnsAtOnce), tokens: make(chan struct{}, turnsAtOnce),
 	}
 	b.commit = new(committer).write
-	for _, e := range cfg.Entries {
-		if _, twice := b.book.own[e.Name]; twice {
-			return nil, fmt.Errorf("entry %s: %w, in %s", e.Name, ErrTwice, cfg.Place(e.Name))
+	for _, s := range cfg.Entries {
+		name := s.Entry.Name
+		if _, twice := b.book.own[name]; twice {
+			return nil, fmt.Errorf("entry %s: %w, in %s", name, ErrTwice, cfg.Place(name))
 		}
-		b.book.own[e.Name] = Stored{Entry: e}
+		b.book.own[name] = Stored{Entry: s.Entry, Err: s.Err}
 	}
 	return b, nil
 }

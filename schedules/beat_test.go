@@ -17,7 +17,7 @@ func TestBeatSends(t *testing.T) {
 	w := newWorld(t)
 	e := every("ping", time.Second)
 	e.Body, e.Header, e.Expires = []byte(`{"message":"ping"}`), map[string]string{"X-Of": "test"}, time.Minute
-	b := w.run(Config{Entries: []Entry{e}})
+	b := w.run(Config{Entries: List(e)})
 	first := b.next(t)
 	for range 2 {
 		b.next(t)
@@ -111,7 +111,7 @@ func TestAddedChangedRemoved(t *testing.T) {
 func TestBadEntries(t *testing.T) {
 	w := newWorld(t)
 	b := w.run(Config{
-		Entries: []Entry{every("twice", time.Second), {Name: "zero", Task: "print"}},
+		Entries: List(every("twice", time.Second), Entry{Name: "zero", Task: "print"}),
 		Place:   func(name string) string { return "pelton.yaml, beat.entries." + name },
 	})
 	w.put(every("twice", time.Second))
@@ -144,7 +144,7 @@ func TestBadEntries(t *testing.T) {
 
 func TestTwoEntriesOfOneName(t *testing.T) {
 	w := newWorld(t)
-	_, err := NewBeat(w.c, Config{Entries: []Entry{every("a", time.Second), every("a", time.Minute)}})
+	_, err := NewBeat(w.c, Config{Entries: List(every("a", time.Second), every("a", time.Minute))})
 	if !errors.Is(err, ErrTwice) {
 		t.Errorf("NewBeat = %v", err)
 	}

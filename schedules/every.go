@@ -37,6 +37,15 @@ func At[In, Out any](name string, at time.Time, t *engine.Task[In, Out], in In) 
 	return e
 }
 
+// List is entries as a beat takes them.
+func List(entries ...Entry) []Stored {
+	list := make([]Stored, len(entries))
+	for i, e := range entries {
+		list[i] = Stored{Entry: e}
+	}
+	return list
+}
+
 func entryOf[In, Out any](name string, t *engine.Task[In, Out], in In) Entry {
 	body, err := json.Marshal(in)
 	if err != nil {

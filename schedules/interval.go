@@ -57,16 +57,41 @@ type Due struct {
 	More bool
 }
 
+// entryJSON is the entry as the bucket holds it.
+type entryJSON struct {
+	Every   string            `json:"every,omitempty"`
+	Overlap Overlap           `json:"overlap,omitempty"`
+	Paused  bool              `json:"paused,omitempty"`
+	Task    string            `json:"task,omitempty"`
+	Queue   string            `json:"queue,omitempty"`
+	Body    json.RawMessage   `json:"body,omitempty"`
+	Header  map[string]string `json:"headers,omitempty"`
+	Expires string            `json:"expires,omitempty"`
+}
+
+// MarshalJSON writes durations as people do.
+func (e Entry) MarshalJSON() ([]byte, error) {
+	j := entryJSON{e.Every.String(), e.Overlap, e.Paused, e.Task, e.Queue, e.Body, e.Header, ""}
+	if e.Expires > 0 {
+		j.Expires = e.Expires.String()
+	}
+	return json.Marshal(j)
+}
+
+// ParseEntry reads the value of an entry.
 func ParseEntry(name string, data []byte) (Entry, error) {
-	var e Entry
+	var j entryJSON
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&e); err != nil {
-		return e, fmt.Errorf("entry %s: %w", name, err)
+	if err := d.Decode(&j); err != nil {
+		return Entry{}, fmt.Errorf("entry %s: %w", name, err)
 	}
-	e.Name = name
+	e := Entry{Name: name, Overlap: j.Overlap, Paused: j.Paused, Task: j.Task, Queue: j.Queue, Body: j.Body, Header: j.Header}
+	e.Every, _ = time.ParseDuration(j.Every)
+	e.Expires, _ = time.ParseDuration(j.Expires)
 	return e, e.Validate()
 }
+
 func (e Entry) Validate() error {
 	if e.Every < time.Second {
 		return fmt.Errorf("entry %s: every: must be at least 1s, got %s", e.Name, e.Every)
@@ -79,8 +104,16 @@ func (s *Schedule) Next(after time.Time) (time.Time, bool) {
 }
 func (s *Schedule) Due(after, now time.Time, limit int) Due {
 	var d Due
+	reason := ""
+	if s.e.Paused {
+		reason = "paused"
+	}
 	for t, _ := s.Next(after); !t.After(now) && len(d.Fire)+len(d.Skip) < limit; t, _ = s.Next(t) {
 		d.Last = t
+		if reason != "" {
+			d.Skip = append(d.Skip, Skipped{t, reason})
+			continue
+		}
 		if s.e.CatchUp.Policy == "none" && now.Sub(t) > 30*time.Second {
 			d.Skip = append(d.Skip, Skipped{t, "catch_up"})
 			continue
@@ -95,3 +128,5 @@ func OccurrenceID(entry string, nominal time.Time) string {
 func (s *Schedule) JitterOf(nominal time.Time) time.Duration { return 0 }
 func (e Entry) Prose() string                                { return "every " + e.Every.String() }
 func ZoneVersion() string                                    { return "2025b" }
+
+func ImportCelery(data []byte) ([]Entry, []error) { return nil, nil }

@@ -173,3 +173,30 @@ func (s *Store) Queues(ctx context.Context, name string) ([]string, error) {
 	err := s.readMarks(ctx, name, &m)
 	return m.of(name), err
 }
+
+// Anew lets an entry begin anew whose ledger has gone: every beat forgets what
+// it has known of it, and the first one makes a new ledger. An entry whose
+// ledger is there goes on as it was.
+func (s *Store) Anew(ctx context.Context, e Entry) error {
+	return s.Forget(ctx, e.queue(), e.Name)
+}
+
+// Send sends the task of an entry once, now, and returns its id. The times of
+// the entry stay as they are.
+func Send(ctx context.Context, c *engine.Client, e Entry) (string, error) {
+	if err := e.Validate(); err != nil {
+		return "", err
+	}
+	var opts []engine.SendOption
+	for name, value := range e.Header {
+		opts = append(opts, engine.WithHeader(name, value))
+	}
+	if e.Expires > 0 {
+		opts = append(opts, engine.WithExpiresIn(e.Expires))
+	}
+	r, err := c.SendRaw(ctx, e.queue(), e.Task, body(e), opts...)
+	if err != nil {
+		return "", fmt.Errorf("entry %s: %w", e.Name, err)
+	}
+	return r.ID(), nil
+}

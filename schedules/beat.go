@@ -436,7 +436,8 @@ func (b *Beat) finish(ctx context.Context, r result) {
 		if s.told != "" {
 			b.log.InfoContext(ctx, "entry runs again", "entry", s.name)
 		}
-		s.told, s.lost, s.due, s.never = "", r.turn.lost || s.lost && len(r.turn.done) == 0, r.turn.next, !r.turn.ever
+		s.told, s.due, s.never = "", r.turn.next, !r.turn.ever
+		s.lost = len(r.turn.done) == 0 && (r.turn.lost || s.lost)
 		return
 	}
 	wait := retryTurn

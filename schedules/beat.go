@@ -160,7 +160,7 @@ func (b *Beat) Run(ctx context.Context) error {
 	defer b.vitals.ended.Store(true)
 	if err := b.open(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // told to end before there was anything to do
+			return nil // told to end before there was anything to do
 		}
 		return err
 	}
@@ -183,9 +183,25 @@ func (b *Beat) Run(ctx context.Context) error {
 	b.loop(ctx, working, wake, watch.changes)
 	timer := time.AfterFunc(b.cfg.Grace, end)
 	defer timer.Stop()
-	b.turns.Wait()
+	b.drain()
 	b.log.InfoContext(ctx, "beat ended")
 	return nil
+}
+
+// drain waits for the turns that are under way.
+func (b *Beat) drain() {
+	done := make(chan struct{})
+	go func() {
+		b.turns.Wait()
+		close(done)
+	}()
+	for {
+		select {
+		case <-b.results:
+		case <-done:
+			return
+		}
+	}
 }
 
 // open waits for the broker and binds the bucket.
@@ -275,7 +291,7 @@ func (b *Beat) replaceAll(ctx context.Context, entries []jetstream.KeyValueEntry
 	}
 	for name, was := range before {
 		if _, still := b.book.kv[name]; !still {
-			b.remove(ctx, name, was.Revision)
+			b.remove(ctx, name, was.Revision+1)
 			b.define(ctx, name)
 		}
 	}

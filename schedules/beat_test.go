@@ -304,3 +304,29 @@ func TestFullQueue(t *testing.T) {
 		t.Errorf("fired %d", fired)
 	}
 }
+
+// What was not there is not made up for: an entry that was removed while no beat
+// ran comes back from now on.
+func TestRemovedAndBack(t *testing.T) {
+	w := newWorld(t)
+	s := w.put(every("ping", time.Minute))
+	k := w.keeper(s)
+	k.now = func() time.Time { return time.Now().Add(-time.Hour) }
+	if err := k.adopt(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Remove(t.Context(), "ping"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.End(t.Context(), "ping", s.Revision); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.keeper(s).look(t.Context(), time.Now(), false); !errors.Is(err, ErrOlder) {
+		t.Errorf("a beat that has not heard of it: %v", err)
+	}
+	again := w.put(every("ping", time.Minute))
+	turn, err := w.keeper(again).look(t.Context(), time.Now(), false)
+	if err != nil || len(turn.done) > 0 {
+		t.Errorf("decided %+v, %v", turn.done, err)
+	}
+}

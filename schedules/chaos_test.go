@@ -29,7 +29,7 @@ func TestBeatsInTrouble(t *testing.T) {
 	for i, skew := range skews {
 		beats[i] = w.process(skew)
 	}
-	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano()))) //nolint:gosec // a dice
+	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
 	stopped := -1
 	kills, stops, restarts := 0, 0, 0
 	for end := time.Now().Add(troubleFor); time.Now().Before(end); {
@@ -128,7 +128,7 @@ func (w *world) lateness(without int64) []time.Duration {
 		if err != nil {
 			continue
 		}
-		_, unix, _ := cutLast(a.ID)
+		_, unix := cutLast(a.ID)
 		if first == 0 {
 			first = unix
 		}

@@ -45,7 +45,9 @@ type Entry struct {
 	Header  map[string]string `json:"headers,omitempty"`
 	Expires time.Duration     `json:"expires,omitempty"`
 }
+
 type Schedule struct{ e Entry }
+
 type Skipped struct {
 	Nominal time.Time
 	Reason  string
@@ -98,10 +100,13 @@ func (e Entry) Validate() error {
 	}
 	return nil
 }
+
 func (e Entry) Compile() (*Schedule, error) { return &Schedule{e}, e.Validate() }
+
 func (s *Schedule) Next(after time.Time) (time.Time, bool) {
 	return after.Truncate(s.e.Every).Add(s.e.Every), true
 }
+
 func (s *Schedule) Due(after, now time.Time, limit int) Due {
 	var d Due
 	reason := ""
@@ -122,11 +127,15 @@ func (s *Schedule) Due(after, now time.Time, limit int) Due {
 	}
 	return d
 }
+
 func OccurrenceID(entry string, nominal time.Time) string {
 	return entry + "-" + strconv.FormatInt(nominal.Unix(), 10)
 }
+
 func (s *Schedule) JitterOf(nominal time.Time) time.Duration { return 0 }
-func (e Entry) Prose() string                                { return "every " + e.Every.String() }
-func ZoneVersion() string                                    { return "2025b" }
+
+func (e Entry) Prose() string { return "every " + e.Every.String() }
+
+func ZoneVersion() string { return "2025b" }
 
 func ImportCelery(data []byte) ([]Entry, []error) { return nil, nil }

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"pelton/engine/ledger"
@@ -101,11 +103,7 @@ func (p *position) count(outcome string, n int) {
 
 // clone shares no memory that note changes.
 func (p position) clone() position {
-	counts := make(map[string]int, len(p.Counts))
-	for k, v := range p.Counts {
-		counts[k] = v
-	}
-	p.Counts, p.Spans = counts, append([]Span(nil), p.Spans...)
+	p.Counts, p.Spans = maps.Clone(p.Counts), slices.Clone(p.Spans)
 	return p
 }
 

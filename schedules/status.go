@@ -59,8 +59,7 @@ func Look(ctx context.Context, c *engine.Client, s Stored, source Source, now ti
 		}
 	}
 	if err != nil {
-		out.State, out.Error = StateInvalid, err.Error()
-		return out, nil
+		return out.invalid(err), nil
 	}
 	out.Prose = s.Entry.Prose()
 	l, err := ledgerFor(c, s.Entry.queue(), s.Entry.Name, "reader", slog.New(slog.DiscardHandler))
@@ -76,8 +75,7 @@ func Look(ctx context.Context, c *engine.Client, s Stored, source Source, now ti
 	}
 	p, err := readPosition(at)
 	if err != nil {
-		out.State, out.Error = StateInvalid, err.Error()
-		return out, nil
+		return out.invalid(err), nil
 	}
 	out.Decided, out.Last, out.Counts, out.History = p.Last, p.Fired, maps.Clone(p.Counts), p.Spans
 	from := later(p.Last, now)
@@ -101,6 +99,12 @@ func Look(ctx context.Context, c *engine.Client, s Stored, source Source, now ti
 		}
 	}
 	return out, nil
+}
+
+// invalid is the status of an entry that is not run.
+func (s Status) invalid(why error) Status {
+	s.State, s.Error = StateInvalid, why.Error()
+	return s
 }
 
 func compile(s Stored) (*Schedule, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -164,13 +165,31 @@ func checkQueue(ctx context.Context, c *engine.Client, e Entry) error {
 }
 
 // Remove takes an entry away. The error is [engine.ErrNotFound] where there is
-// none. What it has sent stays.
+// none. What it has sent stays. Beats hear of it and close its ledger.
 func (s *Store) Remove(ctx context.Context, name string) error {
 	if _, err := s.Entry(ctx, name); err != nil {
 		return err
 	}
 	if err := s.kv.Delete(ctx, name); err != nil {
 		return storeError(s.Place(name), err)
+	}
+	return nil
+}
+
+// End closes the ledgers of an entry that was removed, as beats do when they
+// hear of it: where none runs, the entry would otherwise make up for the time in
+// which it was not there, if it came back. revision is that of the entry before.
+func (s *Store) End(ctx context.Context, name string, revision uint64) error {
+	queues, err := s.Queues(ctx, name)
+	if err != nil {
+		return err
+	}
+	k := &keeper{c: s.c, def: &definition{entry: Entry{Name: name}, source: SourceKV}, log: slog.New(slog.DiscardHandler)}
+	for _, queue := range queues {
+		_, err := closeLedger(ctx, k, queue, closedRemoved, revision+1)
+		if err != nil && !errors.Is(err, ErrOlder) {
+			return fmt.Errorf("entry %s: %w", name, err)
+		}
 	}
 	return nil
 }

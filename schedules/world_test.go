@@ -224,7 +224,7 @@ func (w *world) whole(name, queue string, every time.Duration) (fired, skipped i
 	var first time.Time
 	times := map[time.Time]int{}
 	for id, n := range w.sent(queue) {
-		entry, unix, _ := cutLast(id)
+		entry, unix := cutLast(id)
 		if entry != name {
 			continue
 		}
@@ -257,15 +257,15 @@ func (w *world) whole(name, queue string, every time.Duration) (fired, skipped i
 	return fired, skipped
 }
 
-func cutLast(id string) (entry string, unix int64, ok bool) {
+func cutLast(id string) (entry string, unix int64) {
 	cut := strings.LastIndexByte(id, '-')
 	if cut < 0 {
-		return id, 0, false
+		return id, 0
 	}
 	for _, c := range id[cut+1:] {
 		unix = unix*10 + int64(c-'0')
 	}
-	return id[:cut], unix, true
+	return id[:cut], unix
 }
 
 // logged is a log that can be waited on.
@@ -295,13 +295,13 @@ func (l *logged) String() string {
 }
 
 // has waits for a line that holds all the words.
-func (l *logged) has(t *testing.T, words ...string) string {
+func (l *logged) has(t *testing.T, words ...string) {
 	t.Helper()
 	deadline := time.After(patience)
 	for {
 		for line := range strings.Lines(l.String()) {
 			if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) }) {
-				return line
+				return
 			}
 		}
 		select {

@@ -58,7 +58,7 @@ func (a *app) runBeat(cmd *cobra.Command, _ []string) error {
 		a.board.Watch("beat", beat.Health)
 		if err := ensureBucket(ctx, client, cfg); err != nil {
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // told to end before the broker was there
+				return nil // told to end before the broker was there
 			}
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"pelton/engine"
 	"pelton/internal/config"
@@ -128,18 +129,25 @@ was added.`,
 				return err
 			}
 			now := time.Now()
-			found := make([]schedules.Status, 0, len(all))
-			for _, s := range all {
-				status, err := schedules.Look(ctx, c, s.Stored, s.source, now, *next)
-				if err != nil {
+			found := make([]schedules.Status, len(all))
+			group, ctx := errgroup.WithContext(ctx)
+			group.SetLimit(entriesAtOnce)
+			for i, s := range all {
+				group.Go(func() (err error) {
+					found[i], err = schedules.Look(ctx, c, s.Stored, s.source, now, *next)
 					return err
-				}
-				found = append(found, status)
+				})
+			}
+			if err := group.Wait(); err != nil {
+				return err
 			}
 			return list(a.stdout, show, found, func(s schedules.Status) string { return s.Name }, scheduleColumns())
 		}, nil
 	})
 }
+
+// entriesAtOnce is how many entries are asked about at a time.
+const entriesAtOnce = 16
 
 func scheduleColumns() []column[schedules.Status] {
 	type s = schedules.Status
@@ -313,8 +321,18 @@ func (a *app) scheduleRemove() *cobra.Command {
 	}
 	return a.scheduleCommand(cmd, func(args []string) (schedulesAsk, error) {
 		return func(ctx context.Context, _ *engine.Client, store *schedules.Store, cfg *config.Config) error {
-			return a.eachName(args, func(name string) (err error) {
-				return ofSettings(cfg, name, store.Remove(ctx, name))
+			return a.eachName(args, func(name string) error {
+				found, err := store.Entry(ctx, name)
+				if err == nil {
+					err = store.Remove(ctx, name)
+				}
+				if err != nil {
+					return ofSettings(cfg, name, err)
+				}
+				if err := store.End(ctx, name, found.Revision); err != nil {
+					a.say("entry %s ends with the next beat: %v", name, err)
+				}
+				return nil
 			})
 		}, nil
 	})

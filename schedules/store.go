@@ -67,9 +67,6 @@ func (s *Store) Place(name string) string { return "bucket " + s.kv.Bucket() + "
 
 func decodeStored(kv jetstream.KeyValueEntry) Stored {
 	e, err := ParseEntry(kv.Key(), kv.Value())
-	if err != nil {
-		e = Entry{Name: kv.Key()}
-	}
 	return Stored{Entry: e, Revision: kv.Revision(), Err: err}
 }
 

@@ -214,7 +214,7 @@ func (a *app) scheduleShow() *cobra.Command {
 
 // addFlags are what add reads of its command line.
 type addFlags struct {
-	entry   entryJSON
+	entry   schedules.Fields
 	headers []string
 	replace bool
 }
@@ -250,7 +250,7 @@ refused with exit code 7 unless --replace is given.`,
 	flags.StringVar(&f.entry.End, "end", "", "`TIME` after which it is due no more")
 	flags.StringVar(&f.entry.Jitter, "jitter", "", "`DURATION` by which it may run later, another one each time")
 	flags.StringVar(&f.entry.CatchUp, "catch-up", "", "what is sent that was due while no beat ran: `POLICY` none, one or all")
-	flags.StringVar(&f.entry.Overlap, "overlap", "", "what becomes of it while the one before runs: `POLICY` skip, queue or replace")
+	flags.StringVar((*string)(&f.entry.Overlap), "overlap", "", "what becomes of it while the one before runs: `POLICY` skip, queue or replace")
 	flags.StringVar(&f.entry.Expires, "expires", "", "`DURATION` after which it does not run any more")
 	flags.StringVar(&f.entry.Queue, "queue", "", "`QUEUE` to send to")
 	flags.BoolVar(&f.entry.Paused, "paused", false, "skip what is due until it is resumed")
@@ -276,7 +276,7 @@ func (a *app) entryOf(f addFlags, args []string) (schedules.Entry, error) {
 	if len(args) == 3 {
 		body, err := a.body(args[2])
 		if err != nil {
-			return schedules.Entry{}, err
+			return schedules.Entry{}, fmt.Errorf("entry %s: %w", args[0], err)
 		}
 		f.entry.Body = body
 	}
@@ -290,7 +290,7 @@ func (a *app) entryOf(f addFlags, args []string) (schedules.Entry, error) {
 		}
 		f.entry.Headers[name] = value
 	}
-	return f.entry.parse(args[0])
+	return f.entry.Entry(args[0])
 }
 
 // putEntry stores an entry, begins its ledger and prints its name.

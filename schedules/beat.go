@@ -91,8 +91,9 @@ type Beat struct {
 	turns   sync.WaitGroup
 	tokens  chan struct{}
 
-	offset atomic.Int64 // of the own clock before the broker's, nanoseconds
-	vitals vitals
+	broker    atomic.Pointer[brokerTime]
+	toldWrong bool // that the own clock is wrong; of the goroutine that reads it
+	vitals    vitals
 }
 
 // slot is an entry as the loop keeps it.
@@ -211,7 +212,10 @@ func (b *Beat) open(ctx context.Context) error {
 		if err == nil {
 			b.store = store
 			b.book.bucket = store.kv.Bucket()
-			return b.readClock(ctx)
+			err = b.readClock(ctx)
+		}
+		if err == nil {
+			return nil
 		}
 		if !errors.Is(err, engine.ErrUnreachable) && !errors.Is(err, nats.ErrDisconnected) || ctx.Err() != nil {
 			return err
@@ -251,6 +255,11 @@ func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan ch
 				b.log.InfoContext(ctx, "beat started", "entries", len(b.slots), "instance", b.cfg.Instance)
 			}
 		case <-wake.C:
+			wake.woken()
+		case <-wake.overslept.C:
+			if err := wake.begin(); err != nil {
+				b.log.ErrorContext(ctx, "cannot wake, trying on", "err", err)
+			}
 		case r := <-b.results:
 			b.finish(ctx, r)
 		}
@@ -471,15 +480,6 @@ func (b *Beat) finish(ctx context.Context, r result) {
 // something.
 func stops(err error) bool {
 	return errors.Is(err, ErrLedgerGone) || errors.Is(err, ErrOlder) || errors.Is(err, ledger.ErrUnreadable) || errors.Is(err, engine.ErrNoQueue)
-}
-
-// now is the own clock, held back where it is more than ahead of the broker's.
-func (b *Beat) now() time.Time {
-	now := b.clock.Now()
-	if before := time.Duration(b.offset.Load()); before > ahead {
-		return now.Add(ahead - before)
-	}
-	return now
 }
 
 // Health tells whether the loop makes progress, which asks no broker, and

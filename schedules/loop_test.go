@@ -2,7 +2,6 @@ package schedules
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"strconv"
 	"strings"
@@ -91,8 +90,7 @@ const longTask = 2500 * time.Millisecond
 func (w *world) works() *works {
 	w.Helper()
 	seen := &works{revoked: make(chan string, 1000)}
-	worker := engine.NewWorker(w.client(), engine.WorkerConfig{Queues: []engine.Queue{{Name: "default", Slots: 16}}, Grace: time.Second})
-	engine.HandleRaw(worker, "print", func(ctx context.Context, _ *engine.Message) ([]byte, error) {
+	w.handle(func(ctx context.Context) error {
 		seen.begin()
 		defer seen.end()
 		err := pause(ctx, longTask)
@@ -100,7 +98,17 @@ func (w *world) works() *works {
 			info, _ := engine.InfoFrom(ctx)
 			seen.revoked <- info.ID
 		}
-		return json.RawMessage("null"), err
+		return err
+	})
+	return seen
+}
+
+// handle runs a worker until the test ends.
+func (w *world) handle(f func(context.Context) error) {
+	w.Helper()
+	worker := engine.NewWorker(w.client(), engine.WorkerConfig{Queues: []engine.Queue{{Name: "default", Slots: 32}}, Grace: time.Second})
+	engine.HandleRaw(worker, "print", func(ctx context.Context, _ *engine.Message) ([]byte, error) {
+		return []byte("null"), f(ctx)
 	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.Context()))
 	done := make(chan error, 1)
@@ -111,7 +119,6 @@ func (w *world) works() *works {
 			w.Errorf("worker: %v", err)
 		}
 	})
-	return seen
 }
 
 func (s *works) begin() {

@@ -31,6 +31,7 @@ var work = map[string]func(context.Context, stage) error{
 	"waiter":    wait,
 	"canceller": cancelTasks,
 	"worker":    runTasks,
+	"beat":      beat,
 	"ingest":    ingestRecords,
 	"emit":      emitResults,
 	"setup":     setUp,

@@ -44,6 +44,27 @@ func (s *system) until(what string, holds func() bool) {
 	}
 }
 
+// TestWorkerEndedWhileItBindsLeavesNothing ends workers at any moment of their
+// beginning: whatever they had subscribed to by then has gone.
+func TestWorkerEndedWhileItBindsLeavesNothing(t *testing.T) {
+	s := newSystem(t)
+	if _, err := s.client.JetStream().AccountInfo(s.ctx()); err != nil { // subscribes to the answers of all requests
+		t.Fatal(err)
+	}
+	before := s.client.Conn().NumSubscriptions()
+	for i := range 60 {
+		w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+		ctx, end := context.WithTimeout(s.ctx(), time.Duration(i)*200*time.Microsecond)
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		end()
+	}
+	if after := s.client.Conn().NumSubscriptions(); after != before {
+		t.Errorf("%d subscriptions left, %d before", after, before)
+	}
+}
+
 func TestWorkerHoldsOnlyWhatItsSlotsUse(t *testing.T) {
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(4)})

@@ -110,8 +110,8 @@ func (a *app) benchFlow() *cobra.Command {
 	cmd.Long = `Measure a sender and a worker at once.
 
 One caller sends without waiting for each task while a worker of 16 slots runs
-them; raw publishes and consumes in the same way. The clock stops when the broker
-has no task left. See pelton bench enqueue --help for the rest.`
+them; raw publishes and consumes in the same way. The clock stops when the
+broker has no task left. See pelton bench enqueue --help for the rest.`
 	cmd.Example = `  pelton bench flow
   pelton bench flow --paths plain --rounds 5`
 	return cmd

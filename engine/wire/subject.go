@@ -121,6 +121,13 @@ func (ns Namespace) RevokedSubject(queue, id string) string {
 	return "$KV." + ns.RevokedBucket() + "." + queue + "." + id
 }
 
+// CanceledSubject is where the janitor hears of tasks of a queue that were
+// canceled while they waited, so that it removes their messages. The body is the
+// id.
+func (ns Namespace) CanceledSubject(queue string) string {
+	return string(ns) + ".ctl.janitor.cancel." + queue
+}
+
 func (ns Namespace) upper() string { return strings.ToUpper(string(ns)) }
 
 // ParseTask reads a subject made by [Namespace.TaskSubject].

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -95,7 +96,8 @@ func (j *Janitor) Health() Health {
 	return h
 }
 
-// Run makes a round after the other until ctx is done, and returns nil then. A
+// Run hears of canceled tasks, and removes the messages of those that wait. It
+// makes a round after the other until ctx is done, and returns nil then. A
 // broker that does not answer, or a stream that is not there, is said and tried
 // again with the next round; a right that is missing ends it with
 // [ErrForbidden].
@@ -122,6 +124,11 @@ func (j *Janitor) run(ctx context.Context, enough func() bool) error {
 		return j.err
 	}
 	defer j.loop.End()
+	canceled, unhear, err := j.hearCanceled()
+	if err != nil {
+		return err
+	}
+	defer unhear()
 	if err := waitConnected(ctx, j.c.nc, j.log); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -144,11 +151,26 @@ func (j *Janitor) run(ctx context.Context, enough func() bool) error {
 			return nil
 		}
 		j.tell(ctx, err)
+		if j.wait(ctx, next, canceled); ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// wait waits for the next round, and removes meanwhile what is canceled.
+func (j *Janitor) wait(ctx context.Context, next time.Duration, canceled <-chan *nats.Msg) {
+	for over := time.After(next); ; {
 		j.loop.Rest()
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(next):
+			return
+		case <-over:
+			return
+		case m := <-canceled:
+			j.loop.Turn()
+			if err := j.removeCanceled(ctx, m); err != nil {
+				j.log.WarnContext(ctx, "canceled task stays until a worker drops it", "err", err)
+			}
 		}
 	}
 }
@@ -166,6 +188,73 @@ func (j *Janitor) tell(ctx context.Context, err error) {
 		j.trouble.Store(new(err.Error()))
 		j.log.WarnContext(ctx, "the round is not complete, trying on", "err", err)
 	}
+}
+
+// canceledMost is how many canceled tasks may wait to be removed. What is lost
+// beyond that a worker drops.
+const canceledMost = 4096
+
+// hearCanceled hears of the canceled tasks of its queues, until the function
+// returned is called.
+func (j *Janitor) hearCanceled() (<-chan *nats.Msg, func(), error) {
+	canceled := make(chan *nats.Msg, canceledMost)
+	var subs []*nats.Subscription
+	unhear := func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe() // fails where the connection is closed
+		}
+	}
+	for _, queue := range j.queues() {
+		sub, err := j.c.nc.ChanQueueSubscribe(j.c.ns.CanceledSubject(queue), "janitor", canceled)
+		if err != nil {
+			unhear()
+			return nil, nil, fmt.Errorf("subscribe to %s: %w", j.c.ns.CanceledSubject(queue), err)
+		}
+		subs = append(subs, sub)
+	}
+	return canceled, unhear, nil
+}
+
+func (j *Janitor) queues() []string {
+	var names []string
+	for _, lane := range j.cfg.Lanes {
+		if !slices.Contains(names, lane.Queue) {
+			names = append(names, lane.Queue)
+		}
+	}
+	return names
+}
+
+// removeCanceled removes the message of a task that waits and that its record
+// says is revoked: whoever may say that may have it removed.
+func (j *Janitor) removeCanceled(ctx context.Context, m *nats.Msg) error {
+	id := string(m.Data)
+	queue := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+	if err := wire.CheckID(id); err != nil {
+		return err
+	}
+	r, _, err := j.c.leaderRecord(ctx, queue, id)
+	if err != nil || r == nil || r.State != wire.StateRevoked {
+		return err
+	}
+	lane := laneOf(r)
+	if !slices.Contains(j.cfg.Lanes, lane) {
+		return nil
+	}
+	var waits *stored
+	stream := j.c.ns.TaskStream(lane)
+	if at, sequence, free := wire.ParseFreeID(id); free && at == lane {
+		waits, err = j.c.leaderSequence(ctx, stream, sequence)
+	} else {
+		waits, err = j.c.leaderLast(ctx, stream, j.c.ns.TaskSubject(wire.Address{Lane: lane, Task: r.Task, ID: id}))
+	}
+	if err != nil || waits == nil {
+		return err
+	}
+	if d, err := j.c.forgotten(forgotten{lane: lane}, waits); err != nil || d.id != id || d.meta.Run > r.Run {
+		return err // it is another task's
+	}
+	return j.remove(ctx, forgotten{lane: lane}, waits.sequence)
 }
 
 // round looks after every lane. It returns when the next one is due: earlier

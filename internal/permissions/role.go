@@ -243,7 +243,8 @@ func canceller(cfg Config) Role {
 	return Role{Name: "canceller", Does: "cancels tasks and replaces those that wait for their time; sees bodies that wait", Publish: cfg.each(func(n names) []Right {
 		of := append(n.lookup(), n.readRecords(),
 			Right{n.records(), "write that a task is cancelled"},
-			Right{n.revoked(), "tell the workers"})
+			Right{n.revoked(), "tell the workers"},
+			Right{n.ns.CanceledSubject(n.queue), "have the janitor remove it"})
 		return append(of, n.each(func(l lane) []Right {
 			return []Right{
 				l.park("give a task another time"),
@@ -404,6 +405,8 @@ func janitor(cfg Config) Role {
 			}
 		})
 		return append(of, leader(n.results, "see whether it is done with"), Right{n.records(), "say that it is queued again"})
+	}), Subscribe: cfg.each(func(n names) []Right {
+		return []Right{{n.ns.CanceledSubject(n.queue), "hear of what is to be removed"}}
 	})}
 }
 

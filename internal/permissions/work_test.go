@@ -509,19 +509,36 @@ func keepOrder(ctx context.Context, s stage) error {
 			return fmt.Errorf("lane %s: %w", lane, err)
 		}
 	}
-	if err := engine.NewJanitor(c, engine.JanitorConfig{Lanes: lanes}).Once(ctx); err != nil {
-		return err
-	}
-	for _, lane := range lanes {
-		tasks, err := s.stream(ctx, s.ns.TaskStream(lane))
-		if err == nil && tasks.CachedInfo().State.Msgs != 1 {
-			err = fmt.Errorf("lane %s: %d messages are left, want the newest position", lane, tasks.CachedInfo().State.Msgs)
+	j := engine.NewJanitor(c, engine.JanitorConfig{Lanes: lanes})
+	return start(ctx, j.Run).during(ctx, func(ctx context.Context) error {
+		for _, lane := range lanes {
+			if err := s.inOrder(ctx, lane); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
+		return nil
+	})
+}
+
+// inOrder waits until nothing is left in a lane but the newest position, not
+// even what is canceled meanwhile.
+func (s stage) inOrder(ctx context.Context, lane wire.Lane) error {
+	waits, err := s.admin.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithPriority(lane.Priority))
+	if err == nil {
+		_, err = s.admin.Cancel(ctx, queue, waits.ID())
+	}
+	for tick := time.NewTicker(100 * time.Millisecond); err == nil; {
+		tasks, errInfo := s.stream(ctx, s.ns.TaskStream(lane))
+		if errInfo != nil || tasks.CachedInfo().State.Msgs == 1 {
+			return errInfo
+		}
+		select {
+		case <-ctx.Done():
+			err = fmt.Errorf("lane %s: %d messages are left, want the newest position: %w", lane, tasks.CachedInfo().State.Msgs, context.Cause(ctx))
+		case <-tick.C:
 		}
 	}
-	return nil
+	return err
 }
 
 // fillLedger leaves more positions than a janitor lets stand.

@@ -16,6 +16,7 @@ import (
 	"pelton/engine"
 	"pelton/engine/enginetest"
 	"pelton/engine/topology"
+	"pelton/engine/wire"
 )
 
 var count = engine.NewTask[int, int]("count")
@@ -395,6 +396,7 @@ func TestBadSendsAreRefusedByTheClient(t *testing.T) {
 	for i := range 10_000 {
 		headers = append(headers, engine.WithHeader(fmt.Sprintf("X-Header-%d", i), "v"))
 	}
+	long := strings.Repeat("x", wire.MaxHeaderBytes)
 	for name, test := range map[string]struct {
 		opts []engine.SendOption
 		body string
@@ -403,6 +405,11 @@ func TestBadSendsAreRefusedByTheClient(t *testing.T) {
 	}{
 		"large":        {nil, large, engine.ErrTooLarge, "must be at most 524288 bytes"},
 		"headers":      {headers, "1", engine.ErrTooLarge, "must be at most"},
+		"33 headers":   {headers[:wire.MaxHeaders+1], "1", engine.ErrTooLarge, "must be at most 32"},
+		"long header":  {[]engine.SendOption{engine.WithHeader("a", long)}, "1", engine.ErrTooLarge, "must be at most 32, of 8192 bytes"},
+		"long trace":   {[]engine.SendOption{engine.WithHeader("traceparent", long[:5000])}, "1", engine.ErrInvalidName, "must be at most 4096 bytes"},
+		"slash":        {[]engine.SendOption{engine.WithHeader("a/b", "1")}, "1", engine.ErrInvalidName, "must be a token"},
+		"no ASCII":     {[]engine.SendOption{engine.WithHeader("naïve", "1")}, "1", engine.ErrInvalidName, "must be a token"},
 		"space":        {[]engine.SendOption{engine.WithHeader("a b", "1")}, "1", engine.ErrInvalidName, "must be a token"},
 		"line":         {[]engine.SendOption{engine.WithHeader("a", "1\r\nNats-Rollup: all")}, "1", engine.ErrInvalidName, "must be one line"},
 		"name line":    {[]engine.SendOption{engine.WithHeader("a\r\nb", "1")}, "1", engine.ErrInvalidName, "must be a token"},
@@ -436,6 +443,23 @@ func TestBadSendsAreRefusedByTheClient(t *testing.T) {
 	if state, _ := s.state("PELTON_TASKS_default"); state.LastSeq != 0 {
 		t.Errorf("%d were stored", state.LastSeq)
 	}
+	t.Run("what is just within the bounds runs", func(t *testing.T) {
+		w := engine.NewWorker(s.client, engine.WorkerConfig{})
+		engine.HandleRaw(w, "nop", func(_ context.Context, m *engine.Message) ([]byte, error) { return json.Marshal(len(m.Info.Header)) })
+		s.work(w)
+		for want, opts := range map[string][]engine.SendOption{
+			"32": headers[:wire.MaxHeaders],
+			"1":  {engine.WithHeader("!#$%&'*+-.^_`|~", long[:wire.MaxHeaderBytes-len("!#$%&'*+-.^_`|~")])},
+		} {
+			r, err := s.client.SendRaw(s.ctx(), "default", "nop", []byte("1"), opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := r.Wait(s.ctx()); err != nil || string(got) != want {
+				t.Errorf("%s of %s headers, %v", got, want, err)
+			}
+		}
+	})
 }
 
 // TestNeighboursGoOn has one bad task among many.

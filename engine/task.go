@@ -245,8 +245,9 @@ func WithAtomic() SendOption { return sendOnly(func(o *sendOptions) { o.atomic =
 // publishes to the queue meanwhile. It takes about twice as long.
 func WithAllIDs() SendOption { return sendOnly(func(o *sendOptions) { o.allIDs = true }) }
 
-// WithHeader adds a header of the caller's own, which the handler sees. Names
-// beginning with Pelton- or Nats- are refused: they mean something.
+// WithHeader adds a header of the caller's own, which the handler sees: at most
+// 32 of them, of 8 KiB together. Names beginning with Pelton- or Nats- are
+// refused: they mean something.
 func WithHeader(name, value string) SendOption {
 	return sendOnly(func(o *sendOptions) {
 		if err := checkOwnHeader(name, value); err != nil {
@@ -260,14 +261,27 @@ func WithHeader(name, value string) SendOption {
 func checkOwnHeader(name, value string) error {
 	lower := strings.ToLower(name)
 	switch {
-	case name == "" || strings.ContainsAny(name, " \t\r\n:"):
-		return &wire.NameError{Field: "header", Value: name, Rule: "must be a token without spaces or colons"}
+	case !headerToken(name):
+		return &wire.NameError{Field: "header", Value: name, Rule: "must be a token of ASCII without spaces, colons or any of " + notInToken}
 	case strings.HasPrefix(lower, "pelton-") || strings.HasPrefix(lower, "nats-"):
 		return &wire.NameError{Field: "header", Value: name, Rule: "must not begin with Pelton- or Nats-"}
 	case strings.ContainsAny(value, "\r\n"):
 		return &wire.NameError{Field: "header " + name, Value: value, Rule: "must be one line"}
 	}
 	return nil
+}
+
+// notInToken is what the client library takes in no name of a header, besides
+// spaces and what cannot be printed.
+const notInToken = `"(),/:;<=>?@[\]{}`
+
+func headerToken(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c > '~' || strings.IndexByte(notInToken, c) >= 0 {
+			return false
+		}
+	}
+	return name != ""
 }
 
 // checkOwnTask refuses bad names and those that are Pelton's own.

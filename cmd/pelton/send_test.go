@@ -27,6 +27,8 @@ func TestSendRefusesBadTasks(t *testing.T) {
 	}{
 		{"body of 513 KiB", []string{"print", "@" + large}, "must be at most 524288 bytes"},
 		{"10,000 headers", append([]string{"print", "1"}, headers...), "must be at most"},
+		{"33 headers", append([]string{"print", "1"}, headers[:2*33]...), "must be at most 32, of 8192 bytes"},
+		{"header name with a slash", []string{"print", "1", "-H", "a/b=1"}, "must be a token"},
 		{"header name with a space", []string{"print", "1", "-H", "a b=1"}, "must be a token"},
 		{"header name of two lines", []string{"print", "1", "-H", "a\r\nb=1"}, "must be a token"},
 		{"header value of two lines", []string{"print", "1", "-H", "a=1\r\nNats-Rollup: all"}, "must be one line"},

@@ -122,6 +122,9 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 			}
 			full = err
 		case outcomeInvalid:
+			if doubt { // an earlier try may have come before what forbids it now
+				return nil, fmt.Errorf("%w: it is refused now: %w", ErrUnconfirmed, err)
+			}
 			return nil, err
 		case outcomeRefused:
 			if doubt {

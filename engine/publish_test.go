@@ -119,6 +119,41 @@ func TestSendWhosePubAckIsLost(t *testing.T) {
 	}
 }
 
+// TestRefusedAfterALostPubAck: what was stored before the stream took no more
+// must not be told as refused.
+func TestRefusedAfterALostPubAck(t *testing.T) {
+	for _, opts := range [][]engine.SendOption{nil, {engine.WithID("known")}} {
+		t.Run(fmt.Sprintf("%d options", len(opts)), func(t *testing.T) {
+			s := newSystem(t)
+			stream, err := s.client.JetStream().Stream(s.ctx(), "PELTON_TASKS_default")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sealed := stream.CachedInfo().Config
+			sealed.Sealed = true
+			c, link := s.linked()
+			lost, done := link.DeafenAt(`"seq":`), make(chan error, 1)
+			go func() {
+				<-lost
+				_, err := s.client.JetStream().UpdateStream(s.ctx(), sealed)
+				link.Cut()
+				done <- err
+			}()
+			_, err = count.Send(s.ctx(), c, 7, opts...)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if !errors.Is(err, engine.ErrUnconfirmed) || !strings.Contains(err.Error(), "sealed") {
+				t.Errorf("%v", err)
+			}
+			s.once(1)
+			if _, err = count.Send(s.ctx(), c, 8, opts...); err == nil || errors.Is(err, engine.ErrUnconfirmed) {
+				t.Errorf("one that was not stored: %v", err)
+			}
+		})
+	}
+}
+
 // TestPlainRepeatDoubles is the control: what carries nothing to be known by and
 // is sent again is there twice.
 func TestPlainRepeatDoubles(t *testing.T) {

@@ -225,7 +225,10 @@ func WithBackoff(least, most time.Duration) Option {
 }
 
 // WithID gives the task an explicit id: an idempotency key for as long as its
-// record lives. It may not look like a free id of its queue.
+// record lives. It may not look like a free id of its queue. While a task waits
+// for its time, another with its id is [ErrExists] only where it has a time, too;
+// one without is stored, and whichever a worker takes first runs, unless the
+// record of [WithTracked] says that the other one waits.
 func WithID(id string) SendOption {
 	return sendOnly(func(o *sendOptions) { o.id, o.explicit = id, true })
 }
@@ -262,7 +265,7 @@ func checkOwnHeader(name, value string) error {
 	lower := strings.ToLower(name)
 	switch {
 	case !headerToken(name):
-		return &wire.NameError{Field: "header", Value: name, Rule: "must be a token of ASCII without spaces, colons or any of " + notInToken}
+		return &wire.NameError{Field: "header", Value: name, Rule: "must be a token: ASCII without spaces or any of " + notInToken}
 	case strings.HasPrefix(lower, "pelton-") || strings.HasPrefix(lower, "nats-"):
 		return &wire.NameError{Field: "header", Value: name, Rule: "must not begin with Pelton- or Nats-"}
 	case strings.ContainsAny(value, "\r\n"):

@@ -157,6 +157,39 @@ func TestDelayedIDExistsWhereverItIs(t *testing.T) {
 	close(release)
 }
 
+// TestCopyWithoutATime: of two tasks of one id, of which only the first has a
+// time, one runs: the first a worker takes, or the one that has a record.
+func TestCopyWithoutATime(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		opts []engine.SendOption
+		runs string
+	}{
+		{"untracked", nil, "2"},
+		{"tracked", []engine.SendOption{engine.WithTracked()}, "1"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newSystem(t)
+			opts := append(tc.opts, engine.WithID("one"), engine.WithCountdown(1200*time.Millisecond))
+			if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`1`), opts...); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`2`), engine.WithID("one")); err != nil {
+				t.Fatal(err)
+			}
+			var clock clockwork
+			w := engine.NewWorker(s.client, engine.WorkerConfig{})
+			engine.HandleRaw(w, "tick", clock.handle)
+			s.work(w)
+			s.empty("default")
+			record, err := s.client.Wait(s.ctx(), "default", "one")
+			if err != nil || string(record.Result) != tc.runs || len(clock.of("one")) != 1 {
+				t.Errorf("%+v, %d runs, %v", record, len(clock.of("one")), err)
+			}
+		})
+	}
+}
+
 func TestTrackedTaskHasARecordBeforeItRuns(t *testing.T) {
 	s := newSystem(t)
 	eta := time.Now().Add(time.Hour)

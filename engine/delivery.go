@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -72,6 +73,9 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 		d.bad = firstError(d.bad, err)
 		meta = wire.Meta{Attempt: 1, Run: 1}
 	}
+	if headersUnread(msg) {
+		d.bad = firstError(d.bad, errHeadersUnread)
+	}
 	if addr.Task != wire.TaskDead {
 		d.bad = firstError(d.bad, p.w.c.limits.CheckSize(msg.Data))
 	}
@@ -92,6 +96,14 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 		d.id = wire.FreeID(ln.lane, d.sequence) + "-due"
 	}
 	return d
+}
+
+var errHeadersUnread = errors.New("headers: cannot be read, each must be a line of a name, a colon and a value")
+
+// headersUnread reports whether a message came with headers that the client
+// library could not read: it delivers such a message as if it had none.
+func headersUnread(m *nats.Msg) bool {
+	return m.Header == nil && m.Size() > len(m.Subject)+len(m.Reply)+len(m.Data)
 }
 
 // next is the delivery of the attempt that a record calls for, by the same

@@ -262,29 +262,17 @@ func WithHeader(name, value string) SendOption {
 }
 
 func checkOwnHeader(name, value string) error {
+	if err := wire.CheckHeaderName(name); err != nil {
+		return err
+	}
 	lower := strings.ToLower(name)
 	switch {
-	case !headerToken(name):
-		return &wire.NameError{Field: "header", Value: name, Rule: "must be a token: ASCII without spaces or any of " + notInToken}
 	case strings.HasPrefix(lower, "pelton-") || strings.HasPrefix(lower, "nats-"):
 		return &wire.NameError{Field: "header", Value: name, Rule: "must not begin with Pelton- or Nats-"}
 	case strings.ContainsAny(value, "\r\n"):
 		return &wire.NameError{Field: "header " + name, Value: value, Rule: "must be one line"}
 	}
 	return nil
-}
-
-// notInToken is what the client library takes in no name of a header, besides
-// spaces and what cannot be printed.
-const notInToken = `"(),/:;<=>?@[\]{}`
-
-func headerToken(name string) bool {
-	for i := range len(name) {
-		if c := name[i]; c <= ' ' || c > '~' || strings.IndexByte(notInToken, c) >= 0 {
-			return false
-		}
-	}
-	return name != ""
 }
 
 // checkOwnTask refuses bad names and those that are Pelton's own.

@@ -158,6 +158,9 @@ func (l *leases) confirm(ctx context.Context, due []*delivery, within time.Durat
 
 // expire gives up the leases that have passed.
 func (l *leases) expire(ctx context.Context, now time.Time) {
+	if l.w.without.lease {
+		return
+	}
 	l.mu.Lock()
 	var lost []*delivery
 	for _, d := range l.held {

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(workerProcess(url, os.Getenv("PELTON_TEST_ACK_FIRST") != "", deaths))
 	}
+	if toil := os.Getenv("PELTON_TEST_TOILER"); toil != "" {
+		os.Exit(toilerProcess(toil))
+	}
 	if node := os.Getenv("PELTON_TEST_NODE"); node != "" {
 		os.Exit(nodeProcess(node))
 	}
@@ -89,7 +92,7 @@ func workerProcess(url string, ackFirst bool, deaths int) int {
 		MaxDeaths:   deaths,
 		OnRecord:    dieAt(wire.State(os.Getenv("PELTON_TEST_DIE_AT"))),
 	})
-	w.ackFirst = ackFirst
+	w.without.recordFirst = ackFirst
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {
 		<-time.After(time.Duration(rand.Int64N(int64(30 * time.Millisecond)))) // the work
 		if rand.IntN(20) == 0 {

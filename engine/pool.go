@@ -633,7 +633,7 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 		p.settler.add(p.w.settlement(d, result))
 		p.free(time.Since(began))
 	}()
-	if p.w.ackFirst {
+	if p.w.without.recordFirst {
 		d.ack()
 	}
 	result = p.w.process(working, d, began)

@@ -173,9 +173,7 @@ type Worker struct {
 	mending atomic.Bool
 	vitals  vitals
 
-	// ackFirst acknowledges a task before it is run, as many engines do: the
-	// control of the kill test, which must lose tasks. Nothing else sets it.
-	ackFirst bool
+	without protections
 }
 
 // NewWorker makes a worker. A configuration that breaks a rule is reported by

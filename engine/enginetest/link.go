@@ -24,13 +24,20 @@ type Link struct {
 // Link starts a link to the broker that ends with the test.
 func (b *Broker) Link() *Link {
 	b.tb.Helper()
+	return StartLink(b.tb, b.ns.Addr().String())
+}
+
+// StartLink starts a link to a broker at an address, host:port, that ends with
+// the test. The broker may be another process, and come and go.
+func StartLink(tb TB, target string) *Link {
+	tb.Helper()
 	listen, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed with the test
 	if err != nil {
-		b.tb.Fatalf("link: %v", err)
+		tb.Fatalf("link: %v", err)
 	}
-	l := &Link{target: b.ns.Addr().String(), listen: listen, conns: map[net.Conn]bool{}, went: make(chan struct{})}
+	l := &Link{target: target, listen: listen, conns: map[net.Conn]bool{}, went: make(chan struct{})}
 	l.group.Go(l.accept)
-	b.tb.Cleanup(l.close)
+	tb.Cleanup(l.close)
 	return l
 }
 

@@ -32,6 +32,7 @@ type Outcome string
 const (
 	Acked   Outcome = "acked"   // the sender knows that it is stored
 	Unknown Outcome = "unknown" // it may be stored
+	Exists  Outcome = "exists"  // its id has a task: another's, or its own whose answer was lost
 	Refused Outcome = "refused" // the sender knows that it is not stored
 
 	Done   Outcome = "done"

@@ -75,8 +75,8 @@ func (v Verdict) String() string {
 		}
 		fmt.Fprintf(&b, "%s %d", what, v.Faults[what])
 	}
-	fmt.Fprintf(&b, "); sends: %d acknowledged, %d unknown, %d refused; %d tasks, %d runs, %d of them again; %d violations",
-		v.Sends[Acked], v.Sends[Unknown], v.Sends[Refused], v.Tasks, v.Runs, v.Again, len(v.Violations))
+	fmt.Fprintf(&b, "); sends: %d acknowledged, %d unknown, %d whose id exists, %d refused; %d tasks, %d runs, %d of them again; %d violations",
+		v.Sends[Acked], v.Sends[Unknown], v.Sends[Exists], v.Sends[Refused], v.Tasks, v.Runs, v.Again, len(v.Violations))
 	for _, violation := range v.Violations[:min(len(v.Violations), 20)] {
 		b.WriteString("\n" + violation.String())
 	}
@@ -135,7 +135,7 @@ func (h *history) add(e Event) {
 	case KindSend:
 		h.verdict.Sends[e.Outcome]++
 		h.sends[e.N] = e
-		if e.Outcome == Acked {
+		if e.Outcome == Acked || e.Outcome == Exists {
 			h.stored[e.ID] = true
 		}
 	case KindBegin:

@@ -74,8 +74,9 @@ func TestJudge(t *testing.T) {
 		want []Rule
 	}{
 		{"nothing is wrong", func(*story) {}, nil},
-		{"a duplicate is refused, an unknown one never stored", func(s *story) {
-			s.send(3, "b", Refused)
+		{"a duplicate is told so, others are not stored", func(s *story) {
+			s.send(3, "b", Exists)
+			s.send(6, "d", Refused)
 			s.send(4, "", Unknown)
 			s.send(5, "c", Unknown)
 		}, nil},
@@ -99,6 +100,7 @@ func TestJudge(t *testing.T) {
 		}, nil},
 
 		{"acknowledged and never heard of again", func(s *story) { s.send(3, "c", Acked) }, []Rule{RuleLost}},
+		{"said to exist and never heard of", func(s *story) { s.send(3, "c", Exists) }, []Rule{RuleLost}},
 		{"begun and without a record", func(s *story) {
 			s.send(3, "", Unknown)
 			s.run(3, "c", 1, 0, "w1")
@@ -211,7 +213,7 @@ func TestVerdictsCount(t *testing.T) {
 	s.send(9, "z", Acked)
 	s.drained()
 	got := Judge(s.events).String()
-	const want = "1 faults (kill 1); sends: 3 acknowledged, 0 unknown, 0 refused; 2 tasks, 3 runs, 1 of them again; 1 violations\n" +
+	const want = "1 faults (kill 1); sends: 3 acknowledged, 0 unknown, 0 whose id exists, 0 refused; 2 tasks, 3 runs, 1 of them again; 1 violations\n" +
 		"lost: z: no record; acknowledged true, begun 0 times"
 	if got != want {
 		t.Errorf("%s\nwant %s", got, want)

@@ -533,6 +533,9 @@ func (p *pool) check(now time.Time) {
 		ln.plain.check(now)
 		ln.due.check(now)
 		trouble = trouble || ln.plain.trouble || ln.due.trouble
+		if ln.plain.silent(now) || ln.due.silent(now) {
+			p.w.probe()
+		}
 		kept := ln.ready[:0]
 		for _, d := range ln.ready {
 			if now.Sub(d.readyAt) < handBackAfter {

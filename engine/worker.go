@@ -169,8 +169,9 @@ type Worker struct {
 	revocations *revocations
 
 	leases  *leases
-	aside   sync.WaitGroup // what is done beside the loops: started marks, mending
+	aside   sync.WaitGroup // what is done beside the loops: started marks, mending, probes
 	mending atomic.Bool
+	probing atomic.Bool
 	vitals  vitals
 
 	without protections

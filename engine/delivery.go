@@ -145,7 +145,7 @@ func (d *delivery) ack() { d.answer(ackBody) }
 // handBack returns the message to the queue: after 100 ms, because the broker
 // may forget a nak without a delay when its leader changes.
 func (d *delivery) nak() {
-	if d.pool.w.without.nakDelay {
+	if d.pool.w.without.NakDelay {
 		d.answer(plainNakBody)
 		return
 	}

@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine/enginetest"
@@ -37,6 +36,7 @@ type faultPlan struct {
 	faults  int
 	pause   time.Duration // between two faults, at most
 	weights map[string]int
+	slow    int // of 100 tasks, those that are slow besides the usual
 	without protections
 	blind   bool
 }
@@ -56,7 +56,7 @@ func TestFaultsOfOneBroker(t *testing.T) {
 // TestFaultsOfThreeBrokers is the same on a cluster that keeps all three times,
 // whose streams and consumers change their leaders besides.
 func TestFaultsOfThreeBrokers(t *testing.T) {
-	holds(t, faultPlan{brokers: 3, faults: faultsOfThree, pause: 500 * time.Millisecond, weights: map[string]int{
+	holds(t, faultPlan{brokers: 3, faults: faultsOfThree, pause: 400 * time.Millisecond, weights: map[string]int{
 		"kill worker": 40, "freeze worker": 5, "end worker": 5, "cut": 10, "silence": 4, "deafen": 4, "kill broker": 12, "step down": 20,
 	}})
 }
@@ -123,8 +123,8 @@ func startFaults(t *testing.T, plan faultPlan) *faults {
 		link := enginetest.StartLink(t, u.Host)
 		w.links, w.linked, urls = append(w.links, link), append(w.linked, &victim{}), append(urls, link.URL())
 	}
-	w.c = w.connect(strings.Join(w.brokers.urls, ","))
-	w.sender = w.connect(strings.Join(urls, ","))
+	w.c = clusterClient(t, w.brokers.urls)
+	w.sender = clusterClient(t, urls)
 	w.setup()
 	w.startToilers(strings.Join(urls, ","))
 	return w
@@ -162,23 +162,6 @@ func (w *faults) note(e faulttest.Event) {
 	}
 }
 
-func (w *faults) connect(urls string) *Client {
-	w.t.Helper()
-	nc, err := nats.Connect(urls, ConnectOptions(nil)...)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	closed := make(chan struct{})
-	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
-	w.t.Cleanup(func() { nc.Close(); <-closed })
-	c, err := NewClient(nc)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(c.Close)
-	return c
-}
-
 // setup makes the queue, and has the bucket keep every revision of a record.
 func (w *faults) setup() {
 	w.t.Helper()
@@ -188,12 +171,12 @@ func (w *faults) setup() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.until("the queue is made", func(ctx context.Context) error {
+	eventually(w.ctx, w.t, func(ctx context.Context) error {
 		_, err := topology.Apply(ctx, w.c.js, topo)
 		return err
 	})
 	stream := w.c.ns.ResultsStream(DefaultQueue)
-	w.until("the bucket keeps all", func(ctx context.Context) error { return keepAll(ctx, w.c, stream) })
+	eventually(w.ctx, w.t, func(ctx context.Context) error { return keepAll(ctx, w.c, stream) })
 }
 
 // keepAll lifts the limit of one message for each subject of a stream, as JSON,
@@ -227,24 +210,6 @@ func keepAll(ctx context.Context, c *Client, stream string) error {
 		return updated.Error
 	}
 	return nil
-}
-
-// until tries until it goes, as requests do that may meet a dead broker.
-func (w *faults) until(what string, try func(context.Context) error) {
-	w.t.Helper()
-	for tick := time.NewTicker(100 * time.Millisecond); ; {
-		ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
-		err := try(ctx)
-		cancel()
-		if err == nil {
-			return
-		}
-		select {
-		case <-w.ctx.Done():
-			w.t.Fatalf("seed %d, history %s: %s: %v", w.seed, w.path, what, err)
-		case <-tick.C:
-		}
-	}
 }
 
 // play sends and does faults, then heals all and waits for the end.
@@ -383,6 +348,9 @@ func (w *faults) send(ctx context.Context, random *rand.Rand) {
 		body := toilBody{Work: time.Duration(random.Int64N(int64(20 * time.Millisecond)))}
 		id := ""
 		var eta time.Time
+		if random.IntN(100) < w.plan.slow {
+			body.Work = startedAfter + time.Duration(random.Int64N(int64(500*time.Millisecond)))
+		}
 		switch kind := random.IntN(100); {
 		case kind < 25: // plain
 		case kind < 45:
@@ -446,7 +414,7 @@ func (w *faults) drain() {
 	streams := []string{w.c.ns.TaskStream(lane), w.c.ns.LaterStream(lane)}
 	patience := time.Now().Add(time.Minute)
 	left := map[string]uint64{}
-	w.until("the queue is looked at", func(ctx context.Context) error {
+	eventually(w.ctx, w.t, func(ctx context.Context) error {
 		total := uint64(0)
 		for _, name := range streams {
 			stream, err := w.c.js.Stream(ctx, name)

@@ -158,7 +158,7 @@ func (l *leases) confirm(ctx context.Context, due []*delivery, within time.Durat
 
 // expire gives up the leases that have passed.
 func (l *leases) expire(ctx context.Context, now time.Time) {
-	if l.w.without.lease {
+	if l.w.without.Lease {
 		return
 	}
 	l.mu.Lock()

@@ -92,7 +92,7 @@ func workerProcess(url string, ackFirst bool, deaths int) int {
 		MaxDeaths:   deaths,
 		OnRecord:    dieAt(wire.State(os.Getenv("PELTON_TEST_DIE_AT"))),
 	})
-	w.without.recordFirst = ackFirst
+	w.without.RecordFirst = ackFirst
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {
 		<-time.After(time.Duration(rand.Int64N(int64(30 * time.Millisecond)))) // the work
 		if rand.IntN(20) == 0 {

@@ -636,7 +636,7 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 		p.settler.add(p.w.settlement(d, result))
 		p.free(time.Since(began))
 	}()
-	if p.w.without.recordFirst {
+	if p.w.without.RecordFirst {
 		d.ack()
 	}
 	result = p.w.process(working, d, began)

@@ -4,7 +4,7 @@ package engine
 // each must then lose or repeat what it keeps whole otherwise, or the test is
 // blind. Nothing but tests sets any.
 type protections struct {
-	recordFirst bool // the record before the ack: a task is acknowledged before it runs, as many engines do
-	nakDelay    bool // the delay of what is handed back, which outlives the broker's leader
-	lease       bool // the end of a lease: its handler goes on, and its outcome is tried to be written
+	RecordFirst bool // the record before the ack: a task is acknowledged before it runs, as many engines do
+	NakDelay    bool // the delay of what is handed back, which outlives the broker's leader
+	Lease       bool // the end of a lease: its handler goes on, and its outcome is tried to be written
 }

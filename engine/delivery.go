@@ -152,6 +152,10 @@ func (d *delivery) nak() {
 	d.answer(nakBody)
 }
 
+// nakForLonger returns the message for a second, as one that may not run beside
+// another that does.
+func (d *delivery) nakForLonger() { d.answer(longNakBody) }
+
 // renew tells the broker that the message is still held.
 func (d *delivery) renew() { d.answer(renewBody) }
 
@@ -159,6 +163,7 @@ func (d *delivery) renew() { d.answer(renewBody) }
 var (
 	ackBody      = []byte("+ACK")
 	nakBody      = []byte(`-NAK {"delay":100000000}`)
+	longNakBody  = []byte(`-NAK {"delay":1000000000}`)
 	plainNakBody = []byte("-NAK") // of a control alone
 	renewBody    = []byte("+WPI")
 )

@@ -49,7 +49,7 @@ func fails(t *testing.T, plan faultPlan, rules ...faulttest.Rule) {
 	t.Helper()
 	w := startFaults(t, plan)
 	w.play()
-	verdict := w.judge()
+	verdict := faulttest.Judge(w.events())
 	broken := 0
 	for _, rule := range rules {
 		broken += verdict.Broken(rule)

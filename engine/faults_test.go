@@ -66,10 +66,12 @@ func holds(t *testing.T, plan faultPlan) {
 	t.Helper()
 	w := startFaults(t, plan)
 	w.play()
-	verdict := w.judge()
+	events := w.events()
+	verdict := faulttest.Judge(events)
 	t.Logf("%s", verdict)
 	if len(verdict.Violations) > 0 {
 		t.Errorf("seed %d, history %s: %d violations", w.seed, w.path, len(verdict.Violations))
+		w.tell(events, verdict.Violations[0].ID)
 	}
 	if n := verdict.FaultCount(); n < plan.faults {
 		t.Errorf("%d faults, want %d", n, plan.faults)
@@ -137,7 +139,7 @@ func (w *faults) openHistory() {
 	keep := folder != ""
 	if !keep {
 		var err error
-		if folder, err = os.MkdirTemp("", "pelton-faults-"); err != nil { //nolint:usetesting // it outlives a test that fails
+		if folder, err = os.MkdirTemp("", "pelton-faults-"); err != nil {
 			w.t.Fatal(err)
 		}
 	}
@@ -468,8 +470,19 @@ func (w *faults) readRecords() {
 	}
 }
 
-// judge reads the history back.
-func (w *faults) judge() faulttest.Verdict {
+// tell writes what the history has of a task to the log, for where the file goes
+// with the machine.
+func (w *faults) tell(events []faulttest.Event, id string) {
+	w.t.Helper()
+	for _, e := range events {
+		if e.ID == id {
+			w.t.Logf("%s", must(json.Marshal(e)))
+		}
+	}
+}
+
+// events reads the history back.
+func (w *faults) events() []faulttest.Event {
 	w.t.Helper()
 	file, err := os.Open(w.path)
 	if err != nil {
@@ -480,5 +493,5 @@ func (w *faults) judge() faulttest.Verdict {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return faulttest.Judge(events)
+	return events
 }

@@ -198,8 +198,10 @@ func TestLastChanceIsAlone(t *testing.T) {
 	first, second := &delivery{lane: ln, sequence: 1}, &delivery{lane: ln, sequence: 2}
 	l.take(first, time.Now())
 	l.take(second, time.Now())
-	if !l.alone(first) || !l.alone(first) || l.alone(second) {
-		t.Error("the first is to run, and the second beside it is not")
+	for range 2 {
+		if !l.alone(first) || l.alone(second) {
+			t.Error("the first is to run, and the second beside it is not")
+		}
 	}
 	l.remove(first)
 	if !l.alone(second) || l.alone(first) {

@@ -46,7 +46,7 @@ func (w *faults) startToilers(urls string) {
 // start starts the process and waits until it is about to work.
 func (c *toilerChild) start(t *testing.T) {
 	t.Helper()
-	cmd := exec.CommandContext(context.Background(), os.Args[0])
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0])
 	c.cmd, c.stderr, c.ended, c.mine = cmd, &lastLines{}, make(chan struct{}), make(chan struct{})
 	cmd.Env, cmd.Stderr = c.env, c.stderr
 	out, err := cmd.StdoutPipe()

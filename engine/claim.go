@@ -117,6 +117,11 @@ func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revisio
 		d.pool.settler.add(w.settlement(d, poisoned(r.Deaths)))
 		return true, false
 	}
+	if r.Deaths > 0 && r.Deaths+1 >= w.cfg.MaxDeaths && !w.leases.alone(d) {
+		w.leases.remove(d)
+		d.nakForLonger()
+		return true, false
+	}
 	next, err := w.c.casRecord(ctx, r, revision)
 	switch {
 	case err == nil:

@@ -163,16 +163,28 @@ func (d *delivery) ack() { d.answer(ackBody) }
 
 // handBack returns the message to the queue: after 100 ms, because the broker
 // may forget a nak without a delay when its leader changes.
-func (d *delivery) nak() { d.answer(nakBody) }
+func (d *delivery) nak() {
+	if d.pool.w.without.NakDelay {
+		d.answer(plainNakBody)
+		return
+	}
+	d.answer(nakBody)
+}
+
+// nakForLonger returns the message for a second, as one that may not run beside
+// another that does.
+func (d *delivery) nakForLonger() { d.answer(longNakBody) }
 
 // renew tells the broker that the message is still held.
 func (d *delivery) renew() { d.answer(renewBody) }
 
 // What the broker is told of a message (ADR-15).
 var (
-	ackBody   = []byte("+ACK")
-	nakBody   = []byte(`-NAK {"delay":100000000}`)
-	renewBody = []byte("+WPI")
+	ackBody      = []byte("+ACK")
+	nakBody      = []byte(`-NAK {"delay":100000000}`)
+	longNakBody  = []byte(`-NAK {"delay":1000000000}`)
+	plainNakBody = []byte("-NAK") // of a control alone
+	renewBody    = []byte("+WPI")
 )
 
 func (d *delivery) answer(body []byte) {

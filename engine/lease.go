@@ -18,6 +18,7 @@ type leases struct {
 	w    *Worker
 	mu   sync.Mutex
 	held map[place]*delivery
+	last *delivery // see alone
 }
 
 // place is where a message stands in the broker.
@@ -58,6 +59,19 @@ func (l *leases) add(d *delivery) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.held[d.place()] = d
+}
+
+// alone reports whether a delivery may be run whose next death is its last: one
+// of them at a time. What died beside a task that ends its process comes back
+// together with it, and would die and be buried with it too.
+func (l *leases) alone(d *delivery) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last != nil && l.last != d && l.held[l.last.place()] == l.last {
+		return false
+	}
+	l.last = d
+	return true
 }
 
 func (l *leases) remove(d *delivery) {
@@ -158,6 +172,9 @@ func (l *leases) confirm(ctx context.Context, due []*delivery, within time.Durat
 
 // expire gives up the leases that have passed.
 func (l *leases) expire(ctx context.Context, now time.Time) {
+	if l.w.without.Lease {
+		return
+	}
 	l.mu.Lock()
 	var lost []*delivery
 	for _, d := range l.held {

@@ -35,12 +35,15 @@ type brokers struct {
 }
 
 // startBrokers starts one broker, or the nodes of a cluster.
-func startBrokers(t *testing.T, n int) *brokers {
+func startBrokers(t *testing.T, n int, opts ...func(*enginetest.ServerConfig)) *brokers {
 	t.Helper()
 	b := &brokers{t: t, nodes: make([]enginetest.ServerConfig, n), children: make([]*exec.Cmd, n), urls: make([]string, n)}
 	var routes []string
 	for i := range b.nodes {
 		b.nodes[i].StoreDir = t.TempDir()
+		for _, opt := range opts {
+			opt(&b.nodes[i])
+		}
 		if n > 1 {
 			b.nodes[i].Node = &enginetest.Node{Name: fmt.Sprintf("n%d", i), Port: freePort(t)}
 			routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", b.nodes[i].Node.Port))

@@ -545,6 +545,9 @@ func (p *pool) check(now time.Time) {
 		ln.plain.check(now)
 		ln.due.check(now)
 		trouble = trouble || ln.plain.trouble || ln.due.trouble
+		if ln.plain.silent(now) || ln.due.silent(now) {
+			p.w.probe()
+		}
 		kept := ln.ready[:0]
 		for _, d := range ln.ready {
 			if now.Sub(d.readyAt) < handBackAfter {
@@ -665,7 +668,7 @@ func (p *pool) runOne(working context.Context, d *delivery, goroutine string, re
 		p.free(d, time.Since(began), *replaced)
 	}()
 	d.takes(goroutine)
-	if p.w.ackFirst {
+	if p.w.without.RecordFirst {
 		d.ack()
 	}
 	if hook := p.w.cfg.Hooks.Received; hook != nil {

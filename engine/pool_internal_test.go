@@ -191,6 +191,29 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// TestLastChanceIsAlone: of tasks whose next death is their last one runs at a
+// time, until its message is answered.
+func TestLastChanceIsAlone(t *testing.T) {
+	l := newLeases(&Worker{})
+	ln := &lane{}
+	first, second := &delivery{lane: ln, sequence: 1}, &delivery{lane: ln, sequence: 2}
+	l.take(first, time.Now())
+	l.take(second, time.Now())
+	for range 2 {
+		if !l.alone(first) || l.alone(second) {
+			t.Error("the first is to run, and the second beside it is not")
+		}
+	}
+	l.remove(first)
+	if !l.alone(second) || l.alone(first) {
+		t.Error("the second is to run once the first is done with")
+	}
+	l.add(&delivery{lane: ln, sequence: 2}) // the next attempt of the second
+	if !l.alone(first) {
+		t.Error("an attempt that has ended keeps others out")
+	}
+}
+
 // TestFrozenWorkerIsSilent: after a freeze a lease that has passed is lost, not
 // renewed.
 func TestFrozenWorkerIsSilent(t *testing.T) {

@@ -33,7 +33,7 @@ type recordBatches struct {
 }
 
 func newRecordBatches(c *Client) *recordBatches {
-	r := &recordBatches{c: c, want: []string{""}}
+	r := &recordBatches{c: c, off: c.blind, want: []string{""}}
 	r.msg.Header = nats.Header{headerExpectLastSubj: r.want}
 	return r
 }

@@ -181,8 +181,9 @@ type Worker struct {
 	revocations *revocations
 
 	leases  *leases
-	aside   sync.WaitGroup // what is done beside the loops: started marks, mending
+	aside   sync.WaitGroup // what is done beside the loops: started marks, mending, probes
 	mending atomic.Bool
+	probing atomic.Bool
 	vitals  vitals
 
 	abort   sync.Once
@@ -191,9 +192,7 @@ type Worker struct {
 	hears      bool // a hook of an outcome is set
 	hookPanics hookPanics
 
-	// ackFirst acknowledges a task before it is run, as many engines do: the
-	// control of the kill test, which must lose tasks. Nothing else sets it.
-	ackFirst bool
+	without protections
 }
 
 // NewWorker makes a worker. A configuration that breaks a rule is reported by

@@ -184,7 +184,7 @@ func answers(subject string) func(context.Context, stage) error {
 // scene is the two queues, and one task that waits, made again before each
 // attack: the one before it may have worked.
 func (s stage) scene(ctx context.Context) error {
-	topo, err := topologyOf(s.ns, queue, "mail")
+	topo, err := topologyOf(s.ns, s.lanes, queue, "mail")
 	if err == nil {
 		_, err = topology.Apply(ctx, s.admin.JetStream(), topo)
 	}
@@ -201,7 +201,7 @@ func TestAttacks(t *testing.T) {
 	w := serveRoles(t, rolesIn(t, ""))
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
-			w := &world{t: t, broker: w.broker, log: w.log}
+			w := w.in(t)
 			ctx, s := w.stage(wire.DefaultNamespace, wide, "_INBOX")
 			if err := errors.Join(s.scene(ctx), a.do(ctx, s)); err != nil {
 				t.Errorf("it does not even work with all rights: %v", err)

@@ -81,7 +81,7 @@ func TestSaidAtOnce(t *testing.T) {
 			return engine.NewWorker(c, engine.WorkerConfig{Setup: engine.SetupOff}).Run(ctx)
 		}},
 		"to mend streams": {"worker", "$JS.API.STREAM.UPDATE.", func(ctx context.Context, c *engine.Client) error {
-			topo, err := topologyOf(wire.DefaultNamespace, queue)
+			topo, err := topologyOf(wire.DefaultNamespace, nil, queue)
 			if err == nil {
 				topo = topo.Only(func(s topology.Stream) bool { return s.Kind == topology.Results })
 				topo.Streams[0].Config.MaxMsgsPerSubject = 2 // as if the broker had another
@@ -93,7 +93,7 @@ func TestSaidAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			w := &world{t: t, broker: w.broker}
+			w := w.in(t)
 			c := w.client(wire.DefaultNamespace, w.login(tc.role, "_INBOX_"+tc.role, func(error) {}))
 			began := time.Now()
 			err := tc.ask(ctx, c)

@@ -133,7 +133,10 @@ func (b *fastBatch) finish(ctx context.Context) fastOutcome {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fastPatient)
 	defer cancel()
 	b.look()
-	for try := 0; !b.ended && try < 3 && ctx.Err() == nil; try++ {
+	for try := range 8 {
+		if b.ended || try > 0 && pause(ctx, firstRoomWait<<try) != nil {
+			break
+		}
 		// After a reconnect the broker may miss some messages. It sees that from
 		// the number of the end, and then the batch ends before the gap.
 		if connected(ctx, b.nc) != nil || b.signal(b.sent+1, fastEnd) != nil {
@@ -276,7 +279,9 @@ type fastAnswer struct {
 
 func readFastAnswer(m *nats.Msg) (fastAnswer, error) {
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-		return fastAnswer{kind: fastRefusal, number: 1, err: nats.ErrNoResponders}, nil
+		// Nobody took this message. It may be a later one than the first, or the
+		// end, while the stream has no leader.
+		return fastAnswer{kind: fastRefusal, number: fastNumber(m.Subject), err: nats.ErrNoResponders}, nil
 	}
 	a, err := parseFastAnswer(m.Data)
 	if a.kind == fastRefusal && err == nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine/enginetest"
@@ -203,6 +204,28 @@ func FuzzFastAnswer(f *testing.F) {
 			t.Errorf("%q %q: some are not stored, and nobody says why", first, second)
 		}
 	})
+}
+
+// TestNobodyTookALaterMessage: a stream without a leader answers nothing of what
+// was stored before.
+func TestNobodyTookALaterMessage(t *testing.T) {
+	absent := func(number string) *nats.Msg {
+		return &nats.Msg{Subject: "_INBOX.x.B.500.fail." + number + ".3.$FI", Header: nats.Header{"Status": {"503"}}}
+	}
+	b := &fastBatch{id: "B", sent: 2}
+	b.take(absent("3"))
+	if !b.broken || b.ended {
+		t.Errorf("after the end found nobody: broken %v, ended %v", b.broken, b.ended)
+	}
+	b.take(absent("1"))
+	if !b.ended || b.end.stored != 0 {
+		t.Errorf("after the first message found nobody: %+v", b.end)
+	}
+	for subject, want := range map[string]uint64{"_INBOX.x.B.500.fail.12.1.$FI": 12, "_INBOX.x": 0, ".$FI": 0, "a.b.x.1.$FI": 0} {
+		if got := fastNumber(subject); got != want {
+			t.Errorf("%s: %d, want %d", subject, got, want)
+		}
+	}
 }
 
 func TestRoomIsFairAndBounded(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -32,24 +33,31 @@ func (s *system) linked() (*engine.Client, *enginetest.Link) {
 }
 
 // bodies are the numbers that wait in the queue, with how often each does.
-func (s *system) bodies() map[int]int {
+func (s *system) bodies() map[int]int { return s.bodiesIn("PELTON_TASKS_default") }
+
+// bodiesIn is bodies of any stream.
+func (s *system) bodiesIn(name string) map[int]int {
 	s.t.Helper()
-	stream, err := s.client.JetStream().Stream(s.ctx(), "PELTON_TASKS_default")
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var stream jetstream.Stream
+	s.asked("the stream", func(ctx context.Context) (err error) {
+		stream, err = s.client.JetStream().Stream(ctx, name)
+		return err
+	})
 	found := map[int]int{}
 	state := stream.CachedInfo().State
 	for sequence := state.FirstSeq; sequence <= state.LastSeq; sequence++ {
-		m, err := stream.GetMsg(s.ctx(), sequence)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
+		var m *jetstream.RawStreamMsg
+		s.asked("a message", func(ctx context.Context) (err error) {
+			if m, err = stream.GetMsg(ctx, sequence); errors.Is(err, jetstream.ErrMsgNotFound) {
+				return nil
+			}
+			return err
+		})
+		if m == nil {
 			continue
 		}
 		var n int
-		if err == nil {
-			err = json.Unmarshal(m.Data, &n)
-		}
-		if err != nil {
+		if err := json.Unmarshal(m.Data, &n); err != nil {
 			s.t.Fatal(err)
 		}
 		found[n]++
@@ -57,9 +65,21 @@ func (s *system) bodies() map[int]int {
 	return found
 }
 
-func (s *system) once(n int) {
+// asked asks again where a request was lost with a leader.
+func (s *system) asked(what string, ask func(context.Context) error) {
 	s.t.Helper()
-	found := s.bodies()
+	s.until(what+" is read", func() bool {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Second)
+		defer cancel()
+		return ask(ctx) == nil
+	})
+}
+
+func (s *system) once(n int) { s.onceIn("PELTON_TASKS_default", n) }
+
+func (s *system) onceIn(stream string, n int) {
+	s.t.Helper()
+	found := s.bodiesIn(stream)
 	if len(found) != n {
 		s.t.Errorf("%d tasks stored, want %d", len(found), n)
 	}
@@ -341,6 +361,30 @@ func TestWaitForRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestValueThatIsNoJSON: what a typed send cannot encode is refused by every
+// tier, and of many the others are stored.
+func TestValueThatIsNoJSON(t *testing.T) {
+	s := newSystem(t)
+	task := engine.NewTask[float64, float64]("half")
+	check := func(tier string, err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "body: json: unsupported value: NaN") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", tier, err)
+		}
+	}
+	_, err := task.Send(s.ctx(), s.client, math.NaN())
+	check("send", err)
+	_, err = task.Send(s.ctx(), s.client, math.NaN(), engine.WithCountdown(time.Hour))
+	check("delayed", err)
+	_, err = task.SendAsync(s.ctx(), s.client, math.NaN())
+	check("future", err)
+	_, err = task.SendMany(s.ctx(), s.client, []float64{1, math.NaN(), 2})
+	check("many", err)
+	if state, _ := s.state("PELTON_TASKS_default"); state.LastSeq != 2 {
+		t.Errorf("%d are stored, want the two that are JSON", state.LastSeq)
 	}
 }
 

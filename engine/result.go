@@ -20,7 +20,8 @@ type Result[Out any] struct {
 	id    string
 }
 
-// ID is the task's id, unique within its queue.
+// ID is the task's id, unique within its queue. It is empty where
+// [Task.SendMany] could not tell it.
 func (r *Result[Out]) ID() string { return r.id }
 
 // Queue is the task's queue.
@@ -88,12 +89,16 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	// What changed while the connection was gone was not heard: read again.
 	reconnected := c.nc.StatusChanged(nats.CONNECTED)
 	defer c.nc.RemoveStatusListener(reconnected)
-	for readAgain := true; ; readAgain = false {
+	for readAgain, absent := true, false; ; readAgain = false {
 		r, err := c.lookupOrRecord(ctx, queue, id)
 		if r != nil && r.State.Terminal() {
 			return r, nil
 		}
-		if err != nil && (!errors.Is(err, ErrUnreachable) || ctx.Err() != nil) {
+		// A broker that stops has no streams any more a moment before it is gone:
+		// a queue is missed only when it is looked for again.
+		doubted := errors.Is(err, ErrNoQueue) && !absent
+		absent = doubted
+		if err != nil && !doubted && (!errors.Is(err, ErrUnreachable) || ctx.Err() != nil) {
 			return nil, err
 		}
 		var again <-chan time.Time

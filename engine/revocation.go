@@ -58,14 +58,15 @@ func (r *revocations) bind(ctx context.Context) error {
 	}
 	for _, v := range watches {
 		err := v.bind(ctx)
+		if err == nil {
+			continue
+		}
+		stopAll(watches)
 		if errors.Is(err, jetstream.ErrBucketNotFound) {
 			r.w.log.WarnContext(ctx, "there is no bucket of revocations, running tasks cannot be revoked", "bucket", r.w.c.ns.RevokedBucket())
 			return nil
 		}
-		if err != nil {
-			stopAll(watches)
-			return err
-		}
+		return err
 	}
 	r.watches = watches
 	return nil
@@ -113,7 +114,8 @@ func (v *watch) hearAll(ctx context.Context) error {
 	}
 }
 
-// run hears of revocations until ctx is done.
+// run hears of revocations until ctx is done; what it listens to stays open
+// until stop.
 func (r *revocations) run(ctx context.Context) {
 	var group sync.WaitGroup
 	for _, v := range r.watches {
@@ -125,7 +127,6 @@ func (r *revocations) run(ctx context.Context) {
 // run hears until ctx is done. When the connection is back everything is read
 // again: the watcher would take ten seconds to see that it is not told any more.
 func (v *watch) run(ctx context.Context) {
-	defer v.stop()
 	c := v.of.w.c
 	reconnected := c.nc.StatusChanged(nats.CONNECTED)
 	defer c.nc.RemoveStatusListener(reconnected)
@@ -156,6 +157,8 @@ func (v *watch) stop() {
 	}
 	v.unwatch()
 }
+
+func (r *revocations) stop() { stopAll(r.watches) }
 
 func stopAll(watches []*watch) {
 	for _, v := range watches {

@@ -91,7 +91,9 @@ func (s streams) ensure(ctx context.Context, cfg *config.Config, p part) error {
 	if err != nil {
 		return &usageError{err: err}
 	}
-	uses := func(stream topology.Stream) bool { return stream.Kind == s.kind && stream.Priority == wire.PriorityNone }
+	uses := func(stream topology.Stream) bool {
+		return stream.Kind == s.kind && stream.Priority == wire.PriorityNone
+	}
 	return client.Ensure(ctx, engine.SetupMode(cfg.Setup.Mode), topo.Only(uses))
 }
 

@@ -32,7 +32,8 @@ func (a *app) tellHealth(ctx context.Context, cfg *config.Config, log *slog.Logg
 	}
 	telling, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var systemd sync.WaitGroup
-	systemd.Go(func() { a.board.Notify(telling, health.FindSystemd(a.env)) })
+	whom := health.FindSystemd(a.env)
+	systemd.Go(func() { a.board.Notify(telling, whom) })
 	undrain := context.AfterFunc(ctx, a.board.Drain)
 	return func() {
 		undrain()

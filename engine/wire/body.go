@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"unicode/utf8"
@@ -57,6 +58,16 @@ func (l Limits) CheckJSON(body []byte) error {
 	return nil
 }
 
+// plainString is where a string without escapes ends, -1 for any other. Most are
+// plain, and this looks at many bytes at once.
+func plainString(rest []byte) int {
+	end := bytes.IndexByte(rest, '"')
+	if end >= 0 && bytes.IndexByte(rest[:end], '\\') >= 0 {
+		return -1
+	}
+	return end
+}
+
 // measure counts brackets and colons outside of strings. On what is not JSON
 // its answer means nothing, but it ends.
 func measure(body []byte) (depth, deepest, keys int) {
@@ -74,6 +85,10 @@ func measure(body []byte) (depth, deepest, keys int) {
 		}
 		switch c {
 		case '"':
+			if end := plainString(body[i+1:]); end >= 0 {
+				i += end + 1
+				continue
+			}
 			inString = true
 		case '{', '[':
 			depth++

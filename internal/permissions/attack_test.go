@@ -27,6 +27,7 @@ const (
 	tasksOf   = "PELTON_TASKS_default"
 	laterOf   = "PELTON_LATER_default"
 	resultsOf = "KV_PELTON_RESULTS_default"
+	revokedOf = "KV_PELTON_REVOKED"
 )
 
 var attacks = []attack{
@@ -52,6 +53,18 @@ var attacks = []attack{
 	{"delete the workers' consumer", []string{"publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("CONSUMER.DELETE."+tasksOf+".workers", ``)},
 	{"a consumer of waiting tasks", []string{"publisher", "worker", "ingest", "emit", "observer", "operator", "janitor"}, asks(
 		"CONSUMER.CREATE."+laterOf+".spy", `{"stream_name":"`+laterOf+`","config":{"name":"spy","ack_policy":"explicit","filter_subject":"pelton.later.default.none"}}`)},
+	{"revoke", []string{"publisher", "trusted", "waiter", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"}, stores("$KV.PELTON_REVOKED.default.job-1")},
+	{"revoke in another queue", []string{"canceller", "worker"}, stores("$KV.PELTON_REVOKED.mail.job-1")},
+	{"hear of another queue's revocations", []string{"worker", "canceller"}, asks(
+		"CONSUMER.CREATE."+revokedOf+".spy.$KV.PELTON_REVOKED.mail.*", spying("$KV.PELTON_REVOKED.mail.*"))},
+	{"hear of all revocations", []string{"worker", "canceller", "observer"}, asks(
+		"CONSUMER.CREATE."+revokedOf+".spy", spying(""))},
+	{"purge revocations", []string{"canceller", "worker", "setup", "janitor"}, asks("STREAM.PURGE."+revokedOf, `{}`)},
+	{"the other lane's task", []string{"publisher", "trusted", "ingest", "worker", "canceller"}, stores("pelton.task.default_high.print")},
+	{"another queue's lane", []string{"publisher", "trusted", "ingest", "worker", "canceller"}, stores("pelton.task.mail_high.print")},
+	{"another queue's later lane", []string{"trusted", "worker", "canceller"}, stores("pelton.later.mail_high.job-1")},
+	{"aim a schedule", []string{"publisher", "waiter", "ingest", "emit"}, aims},
+	{"purge the waiting queue", []string{"canceller"}, asks("STREAM.PURGE."+tasksOf, `{}`)},
 	{"hear all inboxes", everybody, hears("_INBOX.>", "_INBOX.x.y")},
 	{"hear another's inbox", everybody, hears("_INBOX_other.>", "_INBOX_other.y")},
 	{"hear acknowledgements", everybody, hears("$JS.ACK.>", "$JS.ACK.NONE.none.1.2.3.4.5")},
@@ -60,7 +73,7 @@ var attacks = []attack{
 	{"answer in another's place", everybody, answers("_INBOX_other.y")},
 }
 
-var everybody = []string{"publisher", "trusted", "waiter", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"}
+var everybody = []string{"publisher", "trusted", "waiter", "canceller", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"}
 
 // stores publishes to a subject and waits for the confirmation.
 func stores(subject string) func(context.Context, stage) error {
@@ -81,6 +94,21 @@ func publishAs(ctx context.Context, nc *nats.Conn, m *nats.Msg) (*jetstream.PubA
 func parks(ctx context.Context, s stage) error {
 	_, err := publishAs(ctx, s.nc, scheduled(s.ns, "job-1", "job-1"))
 	return err
+}
+
+// aims parks a task that becomes due as another one.
+func aims(ctx context.Context, s stage) error {
+	_, err := publishAs(ctx, s.nc, scheduled(s.ns, "job-1", "victim"))
+	return err
+}
+
+// spying is a consumer of revocations.
+func spying(filter string) string {
+	config := `{"name":"spy","ack_policy":"none","inactive_threshold":60000000000`
+	if filter != "" {
+		config += `,"filter_subject":"` + filter + `"`
+	}
+	return `{"stream_name":"` + revokedOf + `","config":` + config + `}}`
 }
 
 // asks sends a request to JetStream's API that is granted.
@@ -184,7 +212,8 @@ func answers(subject string) func(context.Context, stage) error {
 // scene is the two queues, and one task that waits, made again before each
 // attack: the one before it may have worked.
 func (s stage) scene(ctx context.Context) error {
-	topo, err := topologyOf(s.ns, s.lanes, queue, "mail")
+	lanes := []wire.Lane{{Queue: queue, Priority: wire.PriorityHigh}, {Queue: "mail", Priority: wire.PriorityHigh}}
+	topo, err := topologyOf(s.ns, lanes, queue, "mail")
 	if err == nil {
 		_, err = topology.Apply(ctx, s.admin.JetStream(), topo)
 	}

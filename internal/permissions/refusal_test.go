@@ -50,7 +50,32 @@ func TestSaidAtOnce(t *testing.T) {
 			_, err := c.SendRaw(ctx, "mail", "print", []byte(`1`))
 			return err
 		}},
-		"an unknown id": {"waiter", "$JS.API.STREAM.INFO." + tasksOf, func(ctx context.Context, c *engine.Client) error {
+		"send without waiting": {"waiter", "pelton.task.default.print", func(ctx context.Context, c *engine.Client) error {
+			future, err := c.SendRawAsync(ctx, queue, "print", []byte(`1`))
+			if err == nil {
+				_, err = future.Result(ctx)
+			}
+			return err
+		}},
+		"a few":               {"waiter", "pelton.task.default.print", many(20)},
+		"many":                {"waiter", "pelton.task.default.print", many(5000)},
+		"many with their ids": {"waiter", "pelton.task.default.print", many(5000, engine.WithAllIDs())},
+		"all or none":         {"waiter", "pelton.task.default.print", many(200, engine.WithAtomic())},
+		"later": {"publisher", "$JS.API.DIRECT.GET." + resultsOf, func(ctx context.Context, c *engine.Client) error {
+			_, err := c.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithID("job-1"), engine.WithCountdown(time.Hour))
+			return err
+		}},
+		"one of many for later": {"publisher", "pelton.later.default.", func(ctx context.Context, c *engine.Client) error {
+			_, err := c.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithCountdown(time.Hour))
+			return err
+		}},
+		"many for later": {"publisher", "pelton.later.default.", many(200, engine.WithCountdown(time.Hour))},
+		"another lane":   {"publisher", "pelton.task.default_high.print", many(5000, engine.WithPriority(wire.PriorityHigh))},
+		"cancel": {"publisher", "$JS.API.", func(ctx context.Context, c *engine.Client) error {
+			_, err := c.Cancel(ctx, queue, "job-404")
+			return err
+		}},
+		"an unknown id": {"waiter", "$JS.API.STREAM.MSG.GET." + tasksOf, func(ctx context.Context, c *engine.Client) error {
 			_, err := c.Lookup(ctx, queue, "job-404")
 			return err
 		}},
@@ -104,6 +129,14 @@ func TestSaidAtOnce(t *testing.T) {
 				t.Errorf("it took %s", took)
 			}
 		})
+	}
+}
+
+// many sends tasks at once.
+func many(n int, with ...engine.SendOption) func(context.Context, *engine.Client) error {
+	return func(ctx context.Context, c *engine.Client) error {
+		_, err := c.SendManyRaw(ctx, queue, "print", bodies(n), with...)
+		return err
 	}
 }
 

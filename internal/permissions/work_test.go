@@ -47,7 +47,6 @@ func publish(ctx context.Context, s stage) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	for _, p := range s.priorities() {
 		if err := errors.Join(s.publishEachWay(ctx, c, engine.WithPriority(p)), s.publishAgain(ctx, engine.WithPriority(p))); err != nil {
 			return fmt.Errorf("priority %q: %w", p, err)
@@ -119,7 +118,6 @@ func publishLater(ctx context.Context, s stage) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	for i, p := range s.priorities() {
 		with := []engine.SendOption{engine.WithPriority(p), engine.WithCountdown(time.Hour)}
 		id := engine.WithID(fmt.Sprintf("later-%d", i))
@@ -146,7 +144,6 @@ func cancelTasks(ctx context.Context, s stage) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	for _, p := range s.priorities() {
 		waits, err := s.admin.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithPriority(p))
 		if err != nil {
@@ -210,13 +207,16 @@ func wait(ctx context.Context, s stage) error {
 	return errors.Join(s.record(ctx, started), <-ended)
 }
 
+// parkedAfter is a wait for which a worker keeps no task in its hands.
+const parkedAfter = 1200 * time.Millisecond
+
 // handlers are those of the tasks ok, flaky and bad.
 func handlers(w *engine.Worker) {
 	engine.HandleRaw(w, "ok", func(context.Context, *engine.Message) ([]byte, error) { return []byte(`"done"`), nil })
 	engine.HandleRaw(w, "print", func(_ context.Context, m *engine.Message) ([]byte, error) { return m.Body, nil })
 	engine.HandleRaw(w, "flaky", func(_ context.Context, m *engine.Message) ([]byte, error) {
 		if m.Info.Attempt == 1 {
-			return nil, engine.RetryIn(10*time.Millisecond, errors.New("once"))
+			return nil, engine.RetryIn(parkedAfter, errors.New("once"))
 		}
 		return []byte(`2`), nil
 	})
@@ -552,6 +552,9 @@ func observe(ctx context.Context, s stage) error {
 
 func operate(ctx context.Context, s stage) error {
 	if err := observe(ctx, s); err != nil {
+		return err
+	}
+	if _, err := s.nc.RequestWithContext(ctx, "$SYS.REQ.USER.INFO", nil); err != nil {
 		return err
 	}
 	if _, err := s.admin.JetStream().Publish(ctx, s.ns.DeadSubject(queue, "print", "job-9"), []byte(`1`)); err != nil {

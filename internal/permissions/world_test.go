@@ -137,6 +137,8 @@ type stage struct {
 	lanes []wire.Lane
 	// linked is another connection of the role's, by way of a link.
 	linked func() (*nats.Conn, *enginetest.Link)
+	// cleanup has something done when the test has ended.
+	cleanup func(func())
 }
 
 // stage is one in a namespace of its own. Its context ends with the first thing
@@ -152,7 +154,7 @@ func (w *world) stage(ns wire.Namespace, user, inbox string) (context.Context, s
 			forbid(err)
 		}
 	}
-	s := stage{ns: ns, nc: w.login(user, inbox, refused), admin: w.client(ns, w.login(wide, "_INBOX", refused)), lanes: w.lanes}
+	s := stage{ns: ns, nc: w.login(user, inbox, refused), admin: w.client(ns, w.login(wide, "_INBOX", refused)), lanes: w.lanes, cleanup: w.t.Cleanup}
 	context.AfterFunc(ctx, s.nc.Close)
 	s.linked = func() (*nats.Conn, *enginetest.Link) {
 		link := w.broker.Link()
@@ -173,9 +175,13 @@ func (w *world) client(ns wire.Namespace, nc *nats.Conn) *engine.Client {
 	return c
 }
 
-// client is the role's.
+// client is the role's. It closes when the test has ended.
 func (s stage) client() (*engine.Client, error) {
-	return engine.NewClient(s.nc, engine.ClientConfig{Namespace: s.ns})
+	c, err := engine.NewClient(s.nc, engine.ClientConfig{Namespace: s.ns})
+	if err == nil {
+		s.cleanup(c.Close)
+	}
+	return c, err
 }
 
 // topologyOf is queues with a short lease, and with those of the lanes that are

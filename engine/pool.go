@@ -425,7 +425,7 @@ func (p *pool) lookAside(working context.Context, d *delivery) {
 	if !d.due {
 		d.lane.aside++
 	}
-	p.look(d, func() bool { return p.w.prepare(working, d, true) })
+	p.look(d, func() bool { return p.w.prepare(lasting(working), d, true) })
 }
 
 // look runs beside the loop what tells whether a delivery is to be run.

@@ -168,12 +168,12 @@ func (j *Janitor) wait(ctx context.Context, next time.Duration, asked <-chan *na
 			return
 		case m := <-asked:
 			j.loop.Turn()
-			do, what := j.removeCanceled, "canceled task stays until a worker drops it"
+			do := j.removeCanceled
 			if strings.HasPrefix(m.Subject, j.c.ns.RedriveSubject("")) {
-				do, what = j.redriveAsked, "dead letters stay"
+				do = j.redriveAsked
 			}
 			if err := do(ctx, m); err != nil {
-				j.log.WarnContext(ctx, what, "err", err)
+				j.log.WarnContext(ctx, "what was asked is not done", "subject", m.Subject, "err", err)
 			}
 		}
 	}

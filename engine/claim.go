@@ -122,6 +122,11 @@ func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revisio
 		d.pool.settler.add(w.settlement(d, poisoned(r.Deaths)))
 		return true, false
 	}
+	if r.Deaths > 0 && r.Deaths+1 >= w.cfg.MaxDeaths && !w.leases.alone(d) {
+		w.leases.remove(d)
+		d.nakForLonger()
+		return true, false
+	}
 	next, err := w.c.casRecord(ctx, r, revision)
 	switch {
 	case err == nil:
@@ -155,7 +160,8 @@ func (w *Worker) unfit(d *delivery, ahead time.Duration) (result, bool) {
 
 // claimRecord is the record of a run that begins, made from the one before.
 func (w *Worker) claimRecord(d *delivery, before *Record) *Record {
-	r := d.newRecord(w.cfg.Name)
+	r := &Record{}
+	d.describe(r, w.cfg.Name)
 	r.State = wire.StateStarted
 	r.StartedAt = time.Now().UTC()
 	r.Due = d.due
@@ -195,9 +201,9 @@ func (w *Worker) markStarted(d *delivery) {
 	// Any error means only that there is no mark, or that the outcome finds it.
 }
 
-// newRecord is what a delivery says of its task, before anything happens.
-func (d *delivery) newRecord(worker string) *Record {
-	return &Record{
+// describe writes what a delivery says of its task, before anything happens.
+func (d *delivery) describe(r *Record, worker string) {
+	*r = Record{
 		ID: d.id, Run: d.meta.Run, Task: d.addr.Task, Queue: d.queue(), State: wire.StateQueued, Attempt: d.meta.Attempt,
 		Generation: d.meta.Generation, Priority: d.addr.Lane.Priority, ETA: d.meta.ETA.UTC(),
 		Origin: d.meta.Origin, Worker: worker, QueuedAt: d.published, Parent: d.meta.Parent, Root: d.meta.Root,

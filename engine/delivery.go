@@ -64,10 +64,6 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	} else {
 		d.bad = err
 	}
-	if msg.Header == nil && msg.Size() > len(msg.Subject)+len(msg.Reply)+len(msg.Data) {
-		// What they said of the task is unknown: it may have expired, say.
-		d.bad = firstError(d.bad, errHeaders)
-	}
 	ns := p.w.c.ns
 	parse := ns.ParseTask
 	if due {
@@ -83,6 +79,9 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	if err != nil {
 		d.bad = firstError(d.bad, err)
 		meta = wire.Meta{Attempt: 1, Run: 1}
+	}
+	if headersUnread(msg) {
+		d.bad = firstError(d.bad, errHeadersUnread)
 	}
 	if addr.Task != wire.TaskDead {
 		d.bad = firstError(d.bad, p.w.c.limits.CheckSize(msg.Data))
@@ -106,7 +105,13 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	return d
 }
 
-var errHeaders = errors.New("headers cannot be read, must be lines of a name, a colon and a value")
+var errHeadersUnread = errors.New("headers: cannot be read, each must be a line of a name, a colon and a value")
+
+// headersUnread reports whether a message came with headers that the client
+// library could not read: it delivers such a message as if it had none.
+func headersUnread(m *nats.Msg) bool {
+	return m.Header == nil && m.Size() > len(m.Subject)+len(m.Reply)+len(m.Data)
+}
 
 // next is the delivery of the attempt that a record calls for, by the same
 // message. It is a new one, because what still goes on for the attempt before (a
@@ -148,30 +153,53 @@ func (d *delivery) plain() bool {
 	return !d.due && !d.redeliver && !d.explicit() && d.meta.Run == 1 && d.meta.Attempt == 1
 }
 
-func (d *delivery) place() place { return place{d.addr.Lane, d.due, d.sequence} }
+func (d *delivery) place() place { return place{d.lane, d.due, d.sequence} }
 
 func (d *delivery) queue() string { return d.addr.Lane.Queue }
 
 // ack tells the broker that the task is done with. A lost ack is harmless: the
 // record stands.
-func (d *delivery) ack() { d.answer("+ACK") }
+func (d *delivery) ack() { d.answer(ackBody) }
 
 // handBack returns the message to the queue: after 100 ms, because the broker
 // may forget a nak without a delay when its leader changes.
-func (d *delivery) nak() { d.answer(`-NAK {"delay":100000000}`) }
+func (d *delivery) nak() {
+	if d.pool.w.without.NakDelay {
+		d.answer(plainNakBody)
+		return
+	}
+	d.answer(nakBody)
+}
+
+// nakForLonger returns the message for a second, as one that may not run beside
+// another that does.
+func (d *delivery) nakForLonger() { d.answer(longNakBody) }
 
 // renew tells the broker that the message is still held.
-func (d *delivery) renew() { d.answer("+WPI") }
+func (d *delivery) renew() { d.answer(renewBody) }
 
-func (d *delivery) answer(verb string) {
-	d.mu.Lock()
-	reply := d.reply
-	d.mu.Unlock()
-	if reply == "" {
-		reply = d.msg.Reply
-	}
+// What the broker is told of a message (ADR-15).
+var (
+	ackBody      = []byte("+ACK")
+	nakBody      = []byte(`-NAK {"delay":100000000}`)
+	longNakBody  = []byte(`-NAK {"delay":1000000000}`)
+	plainNakBody = []byte("-NAK") // of a control alone
+	renewBody    = []byte("+WPI")
+)
+
+func (d *delivery) answer(body []byte) {
 	// Publishing only fails on a closed connection; then the lease passes.
-	_ = d.pool.w.c.nc.Publish(reply, []byte(verb))
+	_ = d.pool.w.c.nc.Publish(d.replyTo(), body)
+}
+
+// replyTo is where the broker is answered.
+func (d *delivery) replyTo() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.reply == "" {
+		return d.msg.Reply
+	}
+	return d.reply
 }
 
 // begin notes that the handler starts and how it is stopped, unless it may not
@@ -228,6 +256,14 @@ func (d *delivery) isLost() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.lost
+}
+
+// isMarking reports whether the started mark has been begun: there may be a
+// record, whatever the delivery knows of it.
+func (d *delivery) isMarking() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.marking
 }
 
 // claim is the record and the revision that this run's outcome replaces.

@@ -29,8 +29,11 @@ type infoKey struct{}
 
 // InfoFrom tells a handler about the task whose context it has.
 func InfoFrom(ctx context.Context) (Info, bool) {
-	info, ok := ctx.Value(infoKey{}).(Info)
-	return info, ok
+	info, ok := ctx.Value(infoKey{}).(*Info)
+	if !ok {
+		return Info{}, false
+	}
+	return *info, true
 }
 
 // resultKind is how a run ended.
@@ -97,7 +100,7 @@ func poisoned(deaths int) result {
 }
 
 // process runs one delivery that has a slot.
-func (w *Worker) process(working context.Context, d *delivery) result {
+func (w *Worker) process(working context.Context, d *delivery, began time.Time) result {
 	if d.bad != nil {
 		return failed(badInput(d.bad))
 	}
@@ -128,7 +131,7 @@ func (w *Worker) process(working context.Context, d *delivery) result {
 	if !known {
 		return result{kind: resultUnknown}
 	}
-	return w.execute(working, d, h.run)
+	return w.execute(working, d, h.run, began)
 }
 
 func (w *Worker) checkBody(d *delivery) error {
@@ -139,21 +142,21 @@ func (w *Worker) checkBody(d *delivery) error {
 }
 
 // execute runs the handler under its deadline.
-func (w *Worker) execute(working context.Context, d *delivery, h Handler) result {
+func (w *Worker) execute(working context.Context, d *delivery, h Handler, began time.Time) result {
 	ctx, cancel := context.WithCancelCause(working)
 	defer cancel(nil)
 	ctx, stop := context.WithTimeoutCause(ctx, w.timeout(d), errDeadline)
 	defer stop()
-	if res, may := d.begin(ctx, cancel, time.Now()); !may {
+	if res, may := d.begin(ctx, cancel, began); !may {
 		return res
 	}
-	info := w.info(ctx, d)
+	m := &Message{Body: d.msg.Data, Info: w.info(ctx, d)}
 	if hook := w.cfg.Hooks.Started; hook != nil {
-		e := w.event(d, time.Now())
-		e.Deadline = info.Deadline
+		e := w.event(d, began)
+		e.Deadline = m.Info.Deadline
 		w.tell("Started", hook, e)
 	}
-	body, err := call(context.WithValue(ctx, infoKey{}, info), h, &Message{Body: d.msg.Data, Info: info})
+	body, err := call(context.WithValue(ctx, infoKey{}, &m.Info), h, m)
 	if err == nil {
 		return w.checkResult(body)
 	}

@@ -31,6 +31,7 @@ const (
 const (
 	fastStart  = ".0.$FI"
 	fastAppend = ".1.$FI"
+	fastLast   = ".2.$FI" // with a message
 	fastEnd    = ".3.$FI" // without a message of its own
 	fastPing   = ".4.$FI"
 )
@@ -47,9 +48,11 @@ var (
 	errOpenEnd = errors.New("no answer to the end of the batch")
 )
 
-// fastBatch is one open batch. It belongs to one goroutine.
+// fastBatch is one open batch, or one after the other. It belongs to one
+// goroutine.
 type fastBatch struct {
 	nc      *nats.Conn
+	inbox   string // the id follows
 	id      string
 	prefix  string // of the reply subjects; number and operation follow
 	subject string // one of the stream's, for what is no message
@@ -61,6 +64,8 @@ type fastBatch struct {
 	sent   uint64 // messages
 	acked  uint64 // how many of them the broker has confirmed
 	pace   uint64 // messages between two confirmations; 0 until the broker says it
+	free   uint64 // how many messages may be sent whatever is confirmed
+	last   bool   // one has been sent that ends the batch
 	broken bool   // it takes no more
 	ended  bool   // the broker has said its last
 	end    fastOutcome
@@ -74,23 +79,30 @@ type fastOutcome struct {
 }
 
 func openFastBatch(nc *nats.Conn) (*fastBatch, error) {
-	id := rand.Text()[:10] // among the open batches of one stream; it costs bytes with each message
-	inbox := nc.NewInbox() + "." + id
 	b := &fastBatch{
-		nc: nc, id: id,
-		prefix: inbox + "." + strconv.Itoa(fastFlow) + ".fail.",
+		nc: nc, inbox: nc.NewInbox() + ".",
 		// When a batch breaks, each message under way may be answered.
 		answers: make(chan *nats.Msg, (fastAhead+1)*fastFlow),
 	}
 	// Not the connection's shared inbox: without interest the broker spares
 	// itself the answers to what came too late.
-	sub, err := nc.ChanSubscribe(inbox+".>", b.answers)
+	sub, err := nc.ChanSubscribe(b.inbox+">", b.answers)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
 	b.sub, b.timer = sub, time.NewTimer(time.Hour)
 	b.lost = nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	b.next()
 	return b, nil
+}
+
+// next begins a new batch, once the one before has ended.
+func (b *fastBatch) next() {
+	b.look()                // what is still said of the one before
+	b.id = rand.Text()[:10] // among the open batches of one stream; it costs bytes with each message
+	b.prefix = b.inbox + b.id + "." + strconv.Itoa(fastFlow) + ".fail."
+	b.sent, b.acked, b.pace = 0, 0, 0
+	b.last, b.broken, b.ended, b.end = false, false, false, fastOutcome{}
 }
 
 func (b *fastBatch) close() {
@@ -103,11 +115,20 @@ func (b *fastBatch) close() {
 // where the broker is behind. It reports false when the batch takes no more;
 // sent tells whether this message is part of it.
 func (b *fastBatch) add(ctx context.Context, m *nats.Msg) bool {
+	return b.send(ctx, m, fastAppend)
+}
+
+// addLast is an add that ends the batch; there is one before it.
+func (b *fastBatch) addLast(ctx context.Context, m *nats.Msg) bool {
+	b.last = b.send(ctx, m, fastLast)
+	return b.last
+}
+
+func (b *fastBatch) send(ctx context.Context, m *nats.Msg, operation string) bool {
 	b.look()
 	if b.broken || b.nc.Status() != nats.CONNECTED {
 		return false
 	}
-	operation := fastAppend
 	if b.sent == 0 {
 		operation = fastStart
 		b.subject = m.Subject
@@ -118,7 +139,7 @@ func (b *fastBatch) add(ctx context.Context, m *nats.Msg) bool {
 		return false
 	}
 	b.sent++
-	for !b.broken && (b.pace == 0 || b.sent >= b.acked+fastAhead*b.pace) {
+	for !b.broken && b.sent >= b.free && (b.pace == 0 || b.sent >= b.acked+fastAhead*b.pace) {
 		b.wait(ctx)
 	}
 	return !b.broken
@@ -139,7 +160,10 @@ func (b *fastBatch) finish(ctx context.Context) fastOutcome {
 		}
 		// After a reconnect the broker may miss some messages. It sees that from
 		// the number of the end, and then the batch ends before the gap.
-		if connected(ctx, b.nc) != nil || b.signal(b.sent+1, fastEnd) != nil {
+		if connected(ctx, b.nc) != nil {
+			break
+		}
+		if said := b.last && try == 0; !said && b.signal(b.sent+1, fastEnd) != nil {
 			break
 		}
 		b.broken = false
@@ -205,6 +229,9 @@ func (b *fastBatch) wait(ctx context.Context) {
 
 // take reads one answer.
 func (b *fastBatch) take(m *nats.Msg) {
+	if !strings.HasPrefix(m.Subject, b.prefix) {
+		return // of the batch before
+	}
 	b.takeAnswer(readFastAnswer(m))
 }
 

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -20,6 +21,8 @@ const (
 	pullExpiry    = 5 * time.Second
 	pullHeartbeat = time.Second
 	pullSilence   = 2500 * time.Millisecond
+	pullDoubt     = 1500 * time.Millisecond // silence after which the connection is tried
+	probeWithin   = 1500 * time.Millisecond
 	pullRetry     = 250 * time.Millisecond
 	pullRetryMost = time.Second
 )
@@ -192,6 +195,32 @@ func (p *puller) check(now time.Time) {
 	if len(p.pulls) > 0 && now.Sub(p.heard) > pullSilence && p.nc.Status() == nats.CONNECTED {
 		p.fail(now, "no heartbeat")
 	}
+}
+
+// silent reports whether a heartbeat is missing: a request is lost, or all that
+// is said on the connection.
+func (p *puller) silent(now time.Time) bool {
+	return len(p.pulls) > 0 && now.Sub(p.heard) > pullDoubt && p.nc.Status() == nats.CONNECTED
+}
+
+// probe finds out whether the broker still answers on the connection, beside what
+// the worker does. One that is half open is given up: the pings of the library
+// would find that out after 10 s at the earliest.
+func (w *Worker) probe() {
+	if !w.probing.CompareAndSwap(false, true) {
+		return
+	}
+	w.aside.Go(func() {
+		defer w.probing.Store(false)
+		nc := w.c.nc
+		if err := nc.FlushTimeout(probeWithin); !errors.Is(err, nats.ErrTimeout) || nc.Status() != nats.CONNECTED {
+			return
+		}
+		w.log.Warn("the broker does not answer on the connection, connecting anew")
+		if err := nc.ForceReconnect(); err != nil {
+			w.log.Warn("cannot connect anew", "err", err)
+		}
+	})
 }
 
 // reset forgets all requests, as when the connection is new. Messages of theirs

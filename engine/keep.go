@@ -80,7 +80,7 @@ func (p *pool) keep(working context.Context, k kept) {
 		p.handBack(k.d)
 		return
 	}
-	p.look(k.d, func() bool {
+	p.lookAt(k.d, func() bool {
 		done, run := p.w.claim(lasting(working), k.d, k.record, k.revision, holdAhead)
 		if !done { // somebody has changed the record
 			run = p.w.prepare(lasting(working), k.d, true)

@@ -56,25 +56,24 @@ func TestMessageThatIsHeldIsNotTakenAgain(t *testing.T) {
 	now := time.Now()
 	delivered := func(reply string, due bool, sequence uint64) *delivery {
 		return &delivery{
-			pool: p, due: due, sequence: sequence, ackWait: 30 * time.Second, renewed: now,
+			pool: p, lane: p.lanes[0], due: due, sequence: sequence, ackWait: 30 * time.Second, renewed: now,
 			addr: wire.Address{Lane: wire.PlainLane("default")}, msg: &nats.Msg{Reply: reply},
 		}
 	}
 	first := delivered("held.first", false, 7)
-	if w.leases.again(first, now) {
+	if !w.leases.take(first, now) {
 		t.Fatal("held before it came")
 	}
-	w.leases.add(first)
-	if w.leases.again(delivered("held.x", true, 7), now) || w.leases.again(delivered("held.x", false, 8), now) {
+	if !w.leases.take(delivered("held.x", true, 7), now) || !w.leases.take(delivered("held.x", false, 8), now) {
 		t.Error("another message is taken for it")
 	}
-	if !w.leases.again(delivered("held.second", false, 7), now) {
+	if w.leases.take(delivered("held.second", false, 7), now) {
 		t.Error("a second run of what is held")
 	}
 	next := first.next(&Record{Attempt: 2})
 	w.leases.add(next)
 	w.leases.remove(first)
-	if !w.leases.again(delivered("held.third", false, 7), now) {
+	if w.leases.take(delivered("held.third", false, 7), now) {
 		t.Error("a second run of what is kept for its next attempt")
 	}
 	next.ack()
@@ -82,14 +81,14 @@ func TestMessageThatIsHeldIsNotTakenAgain(t *testing.T) {
 		t.Errorf("answered to %+v, %v", m, err)
 	}
 	w.leases.remove(next)
-	if w.leases.again(delivered("held.x", false, 7), now) {
+	if !w.leases.take(delivered("held.x", false, 7), now) {
 		t.Error("held after its end")
 	}
 	lost := delivered("held.x", false, 9)
 	lost.renewed = now.Add(-25 * time.Second)
 	w.leases.add(lost)
 	w.leases.expire(t.Context(), now)
-	if w.leases.again(delivered("held.y", false, 9), now) {
+	if !w.leases.take(delivered("held.y", false, 9), now) {
 		t.Error("held after its lease has passed")
 	}
 }

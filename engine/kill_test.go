@@ -5,11 +5,13 @@ package engine
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -218,8 +220,9 @@ func startWorkers(t *testing.T, url string, n int, ackFirst bool) *workers {
 
 func (w *workers) start(i int) {
 	w.t.Helper()
-	child := exec.CommandContext(context.Background(), os.Args[0])
-	child.Env, child.Stderr = w.env, os.Stderr
+	// Half a GiB of data is more than a worker needs, and soon filled.
+	child := exec.CommandContext(context.Background(), "sh", "-c", `ulimit -d 524288 && exec "$0"`, os.Args[0])
+	child.Env = w.env
 	out, err := child.StdoutPipe()
 	if err != nil {
 		w.t.Fatal(err)
@@ -258,46 +261,62 @@ func (w *workers) stop() {
 }
 
 // TestTaskThatKillsItsWorkersIsBuried: a task that ends its process again and
-// again becomes a dead letter, and its neighbours go on.
+// again becomes a dead letter. Its neighbours, which die with it each time, do
+// not, and those that come later run at once.
 func TestTaskThatKillsItsWorkersIsBuried(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	broker := enginetest.Start(t)
-	broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue, AckWait: time.Second}}})
-	c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	t.Setenv("PELTON_TEST_POISON", "1")
-	killer, err := c.SendRaw(ctx, DefaultQueue, "kill", []byte(`1`), WithMaxAttempts(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		_, err := killer.Wait(ctx)
-		ended <- err
-	}()
-	deaths := superviseUntil(ctx, t, broker.URL(), ended, func(err error) {
-		if failed, ok := errors.AsType[*TaskError](err); !ok || failed.Type != wire.FailurePoison {
-			t.Errorf("wait: %v", err)
-		}
-	}, func() {
-		if r, err := c.SendRaw(ctx, DefaultQueue, "toil", []byte(`2`)); err != nil {
-			t.Errorf("a neighbour: %v", err)
-		} else if _, err := r.Wait(ctx); err != nil {
-			t.Errorf("a neighbour: %v", err)
-		}
-	})
-	// The first death leaves no mark, because nothing is written in the first
-	// second of a plain run.
-	if deaths != 3 {
-		t.Errorf("%d workers died, want 3", deaths)
-	}
-	record, err := killer.Record(ctx)
-	if err != nil || record.State != wire.StateFailed || record.Attempt != 1 {
-		t.Errorf("record %+v, %v", record, err)
+	for _, how := range []string{"exit", "panic", "memory"} {
+		t.Run(how, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			broker := enginetest.Start(t)
+			broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue, AckWait: time.Second}}})
+			c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			t.Setenv("PELTON_TEST_POISON", "1")
+			var results []*Result[json.RawMessage]
+			for _, task := range []string{"slow", "slow", "kill", "slow", "slow"} {
+				r, err := c.SendRaw(ctx, DefaultQueue, task, must(json.Marshal(how)), WithMaxAttempts(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				results = append(results, r)
+			}
+			killer := results[2]
+			neighbours := slices.Delete(results, 2, 3)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := killer.Wait(ctx)
+				ended <- err
+			}()
+			deaths := superviseUntil(ctx, t, broker.URL(), ended, func(err error) {
+				if failed, ok := errors.AsType[*TaskError](err); !ok || failed.Type != wire.FailurePoison {
+					t.Errorf("wait: %v", err)
+				}
+			}, func() {
+				r, err := c.SendRaw(ctx, DefaultQueue, "toil", []byte(`2`))
+				if err != nil {
+					t.Errorf("a neighbour: %v", err)
+					return
+				}
+				for _, r := range append(neighbours, r) {
+					if _, err := r.Wait(ctx); err != nil {
+						t.Errorf("neighbour %s: %v", r.ID(), err)
+					}
+				}
+			})
+			// The first death leaves no mark, because nothing is written in the
+			// first second of a plain run.
+			if deaths != 3 {
+				t.Errorf("%d workers died, want 3", deaths)
+			}
+			record, err := killer.Record(ctx)
+			if err != nil || record.State != wire.StateFailed || record.Attempt != 1 {
+				t.Errorf("record %+v, %v", record, err)
+			}
+		})
 	}
 }
 

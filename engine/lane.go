@@ -3,6 +3,7 @@ package engine
 import (
 	"container/heap"
 	"fmt"
+	"slices"
 	"time"
 
 	"pelton/engine/wire"
@@ -50,30 +51,36 @@ func (q Queue) ranked() []wire.Lane {
 // each lane that has something earns its weight, the richest is picked and pays
 // what all have earned; so picks are spread as evenly as the weights allow.
 type chooser struct {
+	lanes   []int // their numbers
 	weights []int
 	credit  []int
 }
 
 func newChooser(lanes []wire.Lane) *chooser {
 	c := &chooser{credit: make([]int, len(lanes))}
-	for _, l := range lanes {
-		c.weights = append(c.weights, weights[l.Priority])
+	for i, l := range lanes {
+		c.lanes, c.weights = append(c.lanes, i), append(c.weights, weights[l.Priority])
 	}
 	return c
 }
 
 // pick is the next lane among those that have something, -1 where none has. A
-// lane that has nothing keeps no credit: it could starve others later.
-func (c *chooser) pick(has func(lane int) bool) int {
+// lane that has nothing keeps no credit, for it could starve others later, unless
+// it may still have some: what is on its way is paid when it comes.
+func (c *chooser) pick(has, may func(lane int) bool) int {
 	best, total := -1, 0
+	if !slices.ContainsFunc(c.lanes, has) {
+		return best
+	}
 	for i, w := range c.weights {
-		if !has(i) {
+		is := has(i)
+		if !is && !may(i) {
 			c.credit[i] = 0
 			continue
 		}
 		c.credit[i] += w
 		total += w
-		if best < 0 || c.credit[i] > c.credit[best] {
+		if is && (best < 0 || c.credit[i] > c.credit[best]) {
 			best = i
 		}
 	}
@@ -107,6 +114,14 @@ type lane struct {
 	plain, due *puller
 	ready      []*delivery // wait for a slot, oldest first
 	aside      int         // held or looked at, of those that came by the plain consumer
+}
+
+// pop takes the oldest ready task.
+func (ln *lane) pop() *delivery {
+	d := ln.ready[0]
+	ln.ready[0] = nil
+	ln.ready = ln.ready[1:]
+	return d
 }
 
 // quietAfter is how long a request must have waited at the broker, at least,

@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"pelton/engine/wire"
 )
 
 // startedAfter is how long a plain first run goes on before its record says
@@ -19,43 +17,61 @@ const startedAfter = time.Second
 type leases struct {
 	w    *Worker
 	mu   sync.Mutex
-	held map[*delivery]struct{}
-	by   map[place]*delivery
+	held map[place]*delivery
+	last *delivery // see alone
 }
 
 // place is where a message stands in the broker.
 type place struct {
-	lane     wire.Lane
+	lane     *lane
 	due      bool
 	sequence uint64
 }
 
 func newLeases(w *Worker) *leases {
-	return &leases{w: w, held: map[*delivery]struct{}{}, by: map[place]*delivery{}}
+	return &leases{w: w, held: map[place]*delivery{}}
 }
 
-// again reports whether the message of a delivery is held here already. A broker
-// that was killed forgets what it delivered just before, or that a lease was
-// renewed, and delivers it once more. What is held goes on, and answers to the
-// delivery that the broker knows.
-func (l *leases) again(d *delivery, now time.Time) bool {
+// take holds a delivery, unless its message is held here already. A broker that
+// was killed forgets what it delivered just before, or that a lease was renewed,
+// and delivers it once more. What is held goes on, and answers to the delivery
+// that the broker knows.
+func (l *leases) take(d *delivery, now time.Time) bool {
+	if d.sequence == 0 {
+		return true // it is of no stream, there is nothing to renew
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	held := l.by[d.place()]
-	if held == nil || d.sequence == 0 {
-		return false
+	held := l.held[d.place()]
+	if held == nil {
+		l.held[d.place()] = d
+		return true
 	}
 	held.mu.Lock()
 	defer held.mu.Unlock()
 	held.reply, held.renewed = d.msg.Reply, now
-	return true
+	return false
 }
 
+// add holds a delivery in place of the one before of the same message, if there
+// is one.
 func (l *leases) add(d *delivery) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.held[d] = struct{}{}
-	l.by[d.place()] = d
+	l.held[d.place()] = d
+}
+
+// alone reports whether a delivery may be run whose next death is its last: one
+// of them at a time. What died beside a task that ends its process comes back
+// together with it, and would die and be buried with it too.
+func (l *leases) alone(d *delivery) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last != nil && l.last != d && l.held[l.last.place()] == l.last {
+		return false
+	}
+	l.last = d
+	return true
 }
 
 func (l *leases) remove(d *delivery) {
@@ -65,9 +81,8 @@ func (l *leases) remove(d *delivery) {
 }
 
 func (l *leases) forget(d *delivery) {
-	delete(l.held, d)
-	if l.by[d.place()] == d { // it may be the next delivery's
-		delete(l.by, d.place())
+	if l.held[d.place()] == d { // it may be the next delivery's
+		delete(l.held, d.place())
 	}
 }
 
@@ -76,7 +91,7 @@ func (l *leases) find(task revokedTask) []*delivery {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var found []*delivery
-	for d := range l.held {
+	for _, d := range l.held {
 		if d.id == task.id && d.queue() == task.queue {
 			found = append(found, d)
 		}
@@ -129,7 +144,7 @@ func (l *leases) due(now time.Time) ([]*delivery, time.Duration) {
 	defer l.mu.Unlock()
 	var due []*delivery
 	shortest := time.Hour
-	for d := range l.held {
+	for _, d := range l.held {
 		d.mu.Lock()
 		if now.Sub(d.renewed) >= d.ackWait/3 {
 			due = append(due, d)
@@ -157,9 +172,12 @@ func (l *leases) confirm(ctx context.Context, due []*delivery, within time.Durat
 
 // expire gives up the leases that have passed.
 func (l *leases) expire(ctx context.Context, now time.Time) {
+	if l.w.without.Lease {
+		return
+	}
 	l.mu.Lock()
 	var lost []*delivery
-	for d := range l.held {
+	for _, d := range l.held {
 		d.mu.Lock()
 		if now.Sub(d.renewed) >= d.ackWait*4/5 {
 			lost = append(lost, d)

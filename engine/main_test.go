@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(workerProcess(url, os.Getenv("PELTON_TEST_ACK_FIRST") != "", deaths))
 	}
+	if toil := os.Getenv("PELTON_TEST_TOILER"); toil != "" {
+		os.Exit(toilerProcess(toil))
+	}
 	if node := os.Getenv("PELTON_TEST_NODE"); node != "" {
 		os.Exit(nodeProcess(node))
 	}
@@ -71,6 +74,22 @@ func dieAt(state wire.State) func(*Record) {
 	}
 }
 
+// die ends the process, in one of the ways in which a handler can.
+func die(how string) error {
+	switch how {
+	case `"exit"`:
+		os.Exit(3)
+	case `"panic"`:
+		go func() { panic("in a goroutine of its own") }()
+	case `"memory"`:
+		for taken := [][]byte{}; ; {
+			taken = append(taken, make([]byte, 64<<20))
+		}
+	}
+	<-time.After(time.Minute)
+	return errors.New("still here")
+}
+
 // workerProcess works the default queue until SIGTERM. It writes a line once it
 // hears that signal.
 func workerProcess(url string, ackFirst bool, deaths int) int {
@@ -89,7 +108,7 @@ func workerProcess(url string, ackFirst bool, deaths int) int {
 		MaxDeaths:   deaths,
 		Hooks:       Hooks{Recorded: dieAt(wire.State(os.Getenv("PELTON_TEST_DIE_AT")))},
 	})
-	w.ackFirst = ackFirst
+	w.without.RecordFirst = ackFirst
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {
 		<-time.After(time.Duration(rand.Int64N(int64(30 * time.Millisecond)))) // the work
 		if rand.IntN(20) == 0 {
@@ -103,9 +122,13 @@ func workerProcess(url string, ackFirst bool, deaths int) int {
 		}
 		return m.Body, nil
 	})
-	HandleRaw(w, "kill", func(context.Context, *Message) ([]byte, error) {
-		os.Exit(3)
+	HandleRaw(w, "slow", func(context.Context, *Message) ([]byte, error) {
+		<-time.After(300 * time.Millisecond) // the work
 		return nil, nil
+	})
+	HandleRaw(w, "kill", func(_ context.Context, m *Message) ([]byte, error) {
+		<-time.After(100 * time.Millisecond) // others have begun
+		return nil, die(string(m.Body))
 	})
 	if err := w.Run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)

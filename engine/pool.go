@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,21 +26,27 @@ const (
 	// workers of a lane may hold.
 	holdMost  = 8192
 	holdBytes = 64 << 20
+	// aheadFor is how long the tasks that are asked for beyond the free slots
+	// keep them busy, and aheadMost how many they are at most.
+	aheadFor  = 20 * time.Millisecond
+	aheadMost = 500
 	// abandonAfter is how long a cancelled handler may ignore it at shutdown.
 	abandonAfter = 5 * time.Second
 	// abortAfter is that time where the worker is to end now.
 	abortAfter = 200 * time.Millisecond
 )
 
-// pool is the slots of one queue: one loop that owns what is held, asks the
-// consumers of its lanes for exactly what is free, and gives slots to what is
-// ready.
+// pool is the slots of one queue: a loop that owns what is held and asks the
+// consumers of its lanes for what is free, and slots that take what is ready by
+// themselves. The loop holds mu whenever it does not wait, so that what is of
+// the loop alone may be read by slots too; a slot holds it between two tasks.
 //
-// Tasks that must be looked at before they may wait (those that have become due,
-// and those with a time ahead) are looked at beside the loop, and then held
-// without a slot until their time. Both consumers of a lane are asked for the
-// free slots, so together they may bring up to twice as many; what finds no slot
-// within handBackAfter goes back.
+// More is asked for than is free where tasks are short: what they find ready is
+// what the round trip would have cost them. Tasks that must be looked at before
+// they may wait (those that have become due, and those with a time ahead) are
+// looked at beside the loop, and then held without a slot until their time. Both
+// consumers of a lane are asked, so together they may bring up to twice as many;
+// what finds no slot within handBackAfter goes back.
 type pool struct {
 	w       *Worker
 	queue   string
@@ -48,34 +55,40 @@ type pool struct {
 	settler *settler
 	signs   *signs
 
-	arrivals chan arrival
+	arrivals *mailbox[arrival]
 	looked   chan looked
 	kept     chan kept // never full: what is sent has room in keeping
 	keeping  keeping
-	freed    chan freed
+	turn     chan struct{} // capacity 1: the loop is to look what there is to do
 	drained  chan struct{}
-	work     chan *delivery
 	ended    chan struct{} // closed when the loop has ended
 
-	// Of the loop alone.
+	mu         sync.Mutex
+	wake       *sync.Cond    // slots wait for what is ready
+	waiting    int           // slots that do and have not been told
+	closed     bool          // they end
 	lanes      []*lane       // the most urgent first
-	chooser    *chooser      // by weight
+	asks, runs *chooser      // by weight, whom to ask and whose task runs
 	quietAfter time.Duration // see lane.quiet
-	running    int           // given to slots
+	running    int           // in slots
 	inSlots    map[*delivery]struct{}
 	left       leftBehind
 	held       heldTasks     // wait for their time
 	looking    int           // are looked at
 	asideBytes int           // of held and looking, the size of their bodies
 	pace       time.Duration // how long a task uses a slot, smoothed
+	freed      int           // slots since the lanes were asked
+	step       int           // how many make it worth asking again
 	stopping   bool
 	draining   int // subscriptions that may still bring something
 }
 
+// arrival is a message, or a status of its lane, where there is no delivery.
 type arrival struct {
 	lane *lane
 	from *puller
 	msg  *nats.Msg
+	d    *delivery
 }
 
 // looked is a delivery after its look at the record: to be run, or done with.
@@ -88,17 +101,19 @@ func newPool(w *Worker, q Queue) *pool {
 	ranked, signs := q.ranked(), w.vitals.newSigns(q.Name)
 	p := &pool{
 		w: w, queue: q.Name, slots: q.Slots, poll: q.Poll, signs: signs, settler: newSettler(w, q.Name, signs),
-		arrivals: make(chan arrival, 2*q.Slots+16),
+		arrivals: newMailbox[arrival](),
 		looked:   make(chan looked),
-		freed:    make(chan freed),
+		turn:     make(chan struct{}, 1),
 		inSlots:  map[*delivery]struct{}{},
 		drained:  make(chan struct{}, 2*len(ranked)),
-		work:     make(chan *delivery, q.Slots),
 		ended:    make(chan struct{}),
-		chooser:  newChooser(ranked),
+		asks:     newChooser(ranked),
+		runs:     newChooser(ranked),
 		keeping:  keeping{most: holdMost},
 		pace:     time.Second,
+		step:     1,
 	}
+	p.wake = sync.NewCond(&p.mu)
 	for _, l := range ranked {
 		p.lanes = append(p.lanes, &lane{lane: l})
 	}
@@ -126,7 +141,7 @@ func (p *pool) run(ctx, working context.Context) error {
 	for range p.slots {
 		go p.slot(working)
 	}
-	defer close(p.work)
+	defer p.close()
 	defer close(p.ended)
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -135,35 +150,37 @@ func (p *pool) run(ctx, working context.Context) error {
 	stop, abandon, aborted := ctx.Done(), working.Done(), (<-chan struct{})(p.w.aborted)
 	var abandoned, undrained <-chan time.Time
 	defer p.signs.loop.End()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for !p.idle() {
 		p.signs.loop.Turn()
-		p.step(due)
+		p.look(due)
+		p.mu.Unlock()
+		var then func()
 		select {
-		case a := <-p.arrivals:
-			p.arrived(working, a)
+		case <-p.arrivals.told:
+			then = func() { p.arrived(working) }
 		case l := <-p.looked:
-			p.afterLook(l)
+			then = func() { p.afterLook(l) }
 		case k := <-p.kept:
-			p.keep(working, k)
-		case f := <-p.freed:
-			p.free(f)
+			then = func() { p.keep(working, k) }
+		case <-p.turn:
 		case <-due.C:
 		case <-p.settler.paid:
 		case <-reconnected:
-			for _, ln := range p.lanes {
-				ln.plain.reset()
-				ln.due.reset()
-			}
+			then = p.reset
 		case now := <-tick.C:
-			p.check(now)
-			p.findStuck(working, now, p.w.cfg.StuckAfter)
+			then = func() {
+				p.check(now)
+				p.findStuck(working, now, p.w.cfg.StuckAfter)
+			}
 		case <-p.drained:
-			p.draining--
+			then = func() { p.draining-- }
 		case <-undrained:
-			p.draining = 0
+			then = func() { p.draining = 0 }
 		case <-stop:
 			stop, undrained = nil, time.After(drainWithin)
-			p.stop()
+			then = p.stop
 		case <-abandon:
 			if abandon = nil; abandoned == nil {
 				abandoned = time.After(abandonAfter)
@@ -171,28 +188,38 @@ func (p *pool) run(ctx, working context.Context) error {
 		case <-aborted:
 			aborted, abandoned = nil, time.After(abortAfter)
 		case now := <-abandoned:
+			p.mu.Lock()
 			p.findStuck(working, now, 0)
 			return nil
+		}
+		p.mu.Lock()
+		if then != nil {
+			then()
 		}
 	}
 	return nil
 }
 
-// free takes back a slot, or notes that a handler has returned that was left
-// behind.
-func (p *pool) free(f freed) {
-	if f.late {
-		p.left.replaced--
-		return
-	}
-	p.running--
-	delete(p.inSlots, f.d)
-	p.pace += (f.used - p.pace) / 8
-}
-
 // idle reports whether a pool that stops has nothing left.
 func (p *pool) idle() bool {
-	return p.stopping && p.running == 0 && p.looking == 0 && p.draining <= 0 && len(p.arrivals) == 0
+	return p.stopping && p.running == 0 && p.looking == 0 && p.draining <= 0 && p.arrivals.len() == 0
+}
+
+// close ends the slots. What a handler that was left behind may still give back
+// finds nobody.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.wake.Broadcast()
+}
+
+// reset forgets what was asked for on a connection that is gone.
+func (p *pool) reset() {
+	for _, ln := range p.lanes {
+		ln.plain.reset()
+		ln.due.reset()
+	}
 }
 
 func (p *pool) subscribe() error {
@@ -205,10 +232,11 @@ func (p *pool) subscribe() error {
 	}
 	for _, ln := range p.lanes {
 		arrived := func(from *puller, m *nats.Msg) {
-			select {
-			case p.arrivals <- arrival{ln, from, m}:
-			case <-p.ended:
+			a := arrival{lane: ln, from: from, msg: m}
+			if m.Reply != "" {
+				a.d = newDelivery(p, ln, m, from.due, time.Now())
 			}
+			p.arrivals.put(a)
 		}
 		var err error
 		if ln.plain, err = newPuller(nc, p.w.log, ns.TaskStream(ln.lane), wire.WorkersDurable, false, arrived); err != nil {
@@ -221,26 +249,40 @@ func (p *pool) subscribe() error {
 	return nil
 }
 
-// step gives free slots to what is ready and asks for as much as is free then.
-// It sets the timer to when there is something to do by itself.
-func (p *pool) step(wake *time.Timer) {
+// look has slots take what has come to its time, and asks for as much as is
+// missing then. It sets the timer to when there is something to do by itself.
+func (p *pool) look(wake *time.Timer) {
 	now, clock := time.Now(), p.w.now()
 	p.release(now, clock)
-	for p.running < p.slots {
-		ln := p.next(now)
-		if ln == nil {
-			break
-		}
-		d := ln.ready[0]
-		ln.ready = ln.ready[1:]
-		p.running++
-		p.inSlots[d] = struct{}{}
-		p.work <- d
+	if len(p.lanes) > 1 && p.ready() > 0 {
+		p.wakeAll() // a lane may be known to have nothing now
 	}
-	if !p.stopping && p.settler.owed.Load() <= p.mostOwed() {
+	if !p.stopping && !p.settler.owes() {
 		p.ask(now)
 	}
 	wake.Reset(p.sleep(now, clock))
+}
+
+// ready is how many tasks wait for a slot.
+func (p *pool) ready() (n int) {
+	for _, ln := range p.lanes {
+		n += len(ln.ready)
+	}
+	return n
+}
+
+// push makes a task ready, and wakes a slot for it.
+func (p *pool) push(d *delivery) {
+	d.lane.ready = append(d.lane.ready, d)
+	if p.waiting > 0 {
+		p.waiting--
+		p.wake.Signal()
+	}
+}
+
+func (p *pool) wakeAll() {
+	p.waiting = 0
+	p.wake.Broadcast()
 }
 
 // next is the lane whose oldest ready task has the next slot.
@@ -253,7 +295,7 @@ func (p *pool) next(now time.Time) *lane {
 			return nil
 		}
 	case p.poll == PollWeighted:
-		i = p.oldest() // the shares are kept where lanes are asked
+		i = p.runs.pick(has, func(i int) bool { return !p.lanes[i].quiet(now, p.quietAfter) })
 	default:
 		i = pickStrict(len(p.lanes), has, func(i int) bool { return p.lanes[i].quiet(now, p.quietAfter) })
 	}
@@ -263,33 +305,49 @@ func (p *pool) next(now time.Time) *lane {
 	return p.lanes[i]
 }
 
-// oldest is the lane whose task has waited longest for a slot, -1 where none
-// does.
-func (p *pool) oldest() int {
-	best := -1
-	for i, ln := range p.lanes {
-		if len(ln.ready) > 0 && (best < 0 || ln.ready[0].readyAt.Before(p.lanes[best].ready[0].readyAt)) {
-			best = i
-		}
-	}
-	return best
-}
-
-// ask asks the lanes for what is free. A lane that others share the slots with
-// is asked by its turn.
+// ask asks the lanes for what is free, and for what will be soon. A lane that
+// others share the slots with is asked by its turn.
 func (p *pool) ask(now time.Time) {
+	ahead := p.ahead()
+	missing := p.slots - p.running + ahead
+	p.freed, p.step = 0, 1
+	if ahead > 0 {
+		p.step = max(1, (p.slots+ahead)/4)
+	}
 	if len(p.lanes) > 1 && p.poll == PollWeighted {
-		p.askWeighted(now)
+		p.askWeighted(missing, now)
 		return
 	}
-	free := p.slots - p.running
 	for _, ln := range p.lanes {
-		free -= len(ln.ready)
-		p.askLane(ln, free, now)
+		missing -= len(ln.ready)
+		p.askLane(ln, missing, now)
 		if len(p.lanes) > 1 && !ln.quiet(now, p.quietAfter) {
 			return // what it has goes first
 		}
 	}
+}
+
+// ahead is how many tasks are asked for beyond the slots that are free: as many
+// as they run while more are on their way. A task that takes long would wait
+// here for another.
+func (p *pool) ahead() int {
+	if p.pace >= time.Second {
+		return 0
+	}
+	most := aheadMost
+	if len(p.lanes) > 1 && p.poll == PollWeighted {
+		most = min(most, 4*p.slots) // what comes of one lane at once, its share or not
+	}
+	return min(max(p.slots*int(aheadFor/max(p.pace, time.Microsecond)), p.aheadLeast()), most)
+}
+
+// aheadLeast is one task for each slot, where others wait for tasks for no longer
+// than one takes.
+func (p *pool) aheadLeast() int {
+	if p.pace > 100*time.Millisecond {
+		return 0
+	}
+	return p.slots
 }
 
 // askLane asks both consumers of a lane for free slots.
@@ -298,9 +356,19 @@ func (p *pool) askLane(ln *lane, free int, now time.Time) {
 		return
 	}
 	room := p.holdable(free)
-	ln.plain.want(min(free, room-ln.aside), now)
+	p.want(ln.plain, min(free, room-ln.aside), len(ln.ready), now)
 	if free > 0 {
 		p.askDue(ln, room, now)
+	}
+}
+
+// want asks for what is missing to n messages under way, once that is worth a
+// request: while there is something to run, or on its way, a few slots more are
+// left to the next one.
+func (p *pool) want(from *puller, n, ready int, now time.Time) {
+	outstanding := from.outstanding()
+	if n-outstanding >= p.step || outstanding == 0 && ready == 0 {
+		from.want(n, now)
 	}
 }
 
@@ -310,17 +378,19 @@ func (p *pool) askDue(ln *lane, room int, now time.Time) {
 	for _, ln := range p.lanes {
 		others += ln.aside
 	}
-	ln.due.want(room-(len(p.held)+p.looking-others), now)
+	room -= len(p.held) + p.looking - others
+	if outstanding := ln.due.outstanding(); outstanding == 0 || room-outstanding >= max(1, room/4) {
+		ln.due.want(room, now)
+	}
 }
 
 // askWeighted shares what is free among the lanes that have something, or may
 // have. One that has nothing keeps the request that says so; what it brings
 // later goes first to a slot by its rank.
-func (p *pool) askWeighted(now time.Time) {
+func (p *pool) askWeighted(free int, now time.Time) {
 	if p.asideBytes >= holdBytes {
 		return
 	}
-	free := p.slots - p.running
 	for _, ln := range p.lanes {
 		free -= len(ln.ready)
 	}
@@ -336,10 +406,13 @@ func (p *pool) askWeighted(now time.Time) {
 			asked[i] = max(asked[i], 1)
 		}
 	}
+	if left < p.step && p.ready() > 0 {
+		left = 0 // not worth it, see want
+	}
 	for ; left > 0; left-- {
-		i := p.chooser.pick(func(i int) bool {
+		i := p.asks.pick(func(i int) bool {
 			return !p.lanes[i].quiet(now, p.quietAfter) && p.lanes[i].aside+asked[i] < room
-		})
+		}, func(int) bool { return false })
 		if i < 0 {
 			break
 		}
@@ -352,11 +425,6 @@ func (p *pool) askWeighted(now time.Time) {
 		}
 	}
 }
-
-// mostOwed is how many outcomes may wait to be written before no more tasks are
-// asked for. A slot is free when its handler returns; where nothing can be
-// written this is the bound of what the worker holds.
-func (p *pool) mostOwed() int64 { return int64(max(4*p.slots, 64)) }
 
 // holdable is how many tasks may be held for their time: as many as the slots
 // can run before a task that has found none goes back. Held tasks use no slot
@@ -371,7 +439,7 @@ func (p *pool) release(now, clock time.Time) {
 	for d := p.held.due(clock); d != nil; d = p.held.due(clock) {
 		p.unaside(d)
 		d.readyAt = now
-		d.lane.ready = append(d.lane.ready, d)
+		p.push(d)
 	}
 }
 
@@ -393,29 +461,34 @@ func (p *pool) sleep(now, clock time.Time) time.Duration {
 	return sleep
 }
 
-// arrived takes a message or a status of a lane.
-func (p *pool) arrived(working context.Context, a arrival) {
+// arrived takes what has come of the lanes.
+func (p *pool) arrived(working context.Context) {
 	now := time.Now()
-	if a.msg.Reply == "" {
+	for _, a := range p.arrivals.take() {
+		if a.d != nil {
+			p.delivered(working, a, now)
+			continue
+		}
 		a.from.status(a.msg, now)
 		if a.from.trouble && !p.stopping {
 			p.w.mend()
 		}
-		return
 	}
+}
+
+func (p *pool) delivered(working context.Context, a arrival, now time.Time) {
+	d := a.d
 	a.from.delivered(now)
-	d := newDelivery(p, a.lane, a.msg, a.from.due, now)
-	if p.w.leases.again(d, now) {
+	if !p.w.leases.take(d, now) {
 		return
 	}
-	p.w.leases.add(d)
 	switch {
 	case p.stopping:
 		p.handBack(d)
 	case d.bad == nil && (d.due || d.meta.ETA.After(p.w.now())):
 		p.lookAside(working, d)
 	default:
-		a.lane.ready = append(a.lane.ready, d)
+		p.push(d)
 	}
 }
 
@@ -425,11 +498,11 @@ func (p *pool) lookAside(working context.Context, d *delivery) {
 	if !d.due {
 		d.lane.aside++
 	}
-	p.look(d, func() bool { return p.w.prepare(lasting(working), d, true) })
+	p.lookAt(d, func() bool { return p.w.prepare(lasting(working), d, true) })
 }
 
-// look runs beside the loop what tells whether a delivery is to be run.
-func (p *pool) look(d *delivery, run func() bool) {
+// lookAt runs beside the loop what tells whether a delivery is to be run.
+func (p *pool) lookAt(d *delivery, run func() bool) {
 	p.looking++
 	go func() {
 		l := looked{d, run()}
@@ -472,6 +545,9 @@ func (p *pool) check(now time.Time) {
 		ln.plain.check(now)
 		ln.due.check(now)
 		trouble = trouble || ln.plain.trouble || ln.due.trouble
+		if ln.plain.silent(now) || ln.due.silent(now) {
+			p.w.probe()
+		}
 		kept := ln.ready[:0]
 		for _, d := range ln.ready {
 			if now.Sub(d.readyAt) < handBackAfter {
@@ -530,12 +606,47 @@ func (p *pool) slot(working context.Context) {
 		}
 	}()
 	goroutine := goroutineID()
-	for d := range p.work {
+	for d := p.take(); d != nil; d = p.take() {
 		if p.runOne(working, d, goroutine, &replaced); replaced {
 			break
 		}
 	}
 	ended = true
+}
+
+// take waits for the next task of a slot; nil ends it.
+func (p *pool) take() *delivery {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.closed {
+		if ln := p.next(time.Now()); ln != nil {
+			d := ln.pop()
+			p.running++
+			p.inSlots[d] = struct{}{}
+			return d
+		}
+		p.waiting++
+		p.wake.Wait()
+	}
+	return nil
+}
+
+// free takes back a slot, and has the loop ask for more where it is worth it; or
+// it notes that a handler has returned that was left behind.
+func (p *pool) free(d *delivery, used time.Duration, late bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if late {
+		p.left.replaced--
+		return
+	}
+	p.running--
+	delete(p.inSlots, d)
+	p.freed++
+	p.pace += (used - p.pace) / 8
+	if p.freed == p.step || p.stopping {
+		tell(p.turn)
+	}
 }
 
 // runOne runs a task and settles it, however its handler ends. It tells whether
@@ -554,18 +665,15 @@ func (p *pool) runOne(working context.Context, d *delivery, goroutine string, re
 		} else {
 			p.settler.add(p.w.settlement(d, result))
 		}
-		select {
-		case p.freed <- freed{d, time.Since(began), *replaced}:
-		case <-p.ended:
-		}
+		p.free(d, time.Since(began), *replaced)
 	}()
 	d.takes(goroutine)
-	if p.w.ackFirst {
+	if p.w.without.RecordFirst {
 		d.ack()
 	}
 	if hook := p.w.cfg.Hooks.Received; hook != nil {
 		p.w.tell("Received", hook, p.w.event(d, began))
 	}
-	result = p.w.process(working, d)
+	result = p.w.process(working, d, began)
 	returned = true
 }

@@ -182,11 +182,35 @@ func TestClassify(t *testing.T) {
 		nats.ErrTimeout:      outcomeUnknown,
 		nats.ErrNoResponders: outcomeAbsent,
 		nats.ErrMaxPayload:   outcomeInvalid,
+		nats.ErrBadHeaderMsg: outcomeInvalid,
 		nats.ErrDisconnected: outcomeUnknown,
 	} {
 		if got := classify(err); got != want {
 			t.Errorf("%v: %d, want %d", err, got, want)
 		}
+	}
+}
+
+// TestLastChanceIsAlone: of tasks whose next death is their last one runs at a
+// time, until its message is answered.
+func TestLastChanceIsAlone(t *testing.T) {
+	l := newLeases(&Worker{})
+	ln := &lane{}
+	first, second := &delivery{lane: ln, sequence: 1}, &delivery{lane: ln, sequence: 2}
+	l.take(first, time.Now())
+	l.take(second, time.Now())
+	for range 2 {
+		if !l.alone(first) || l.alone(second) {
+			t.Error("the first is to run, and the second beside it is not")
+		}
+	}
+	l.remove(first)
+	if !l.alone(second) || l.alone(first) {
+		t.Error("the second is to run once the first is done with")
+	}
+	l.add(&delivery{lane: ln, sequence: 2}) // the next attempt of the second
+	if !l.alone(first) {
+		t.Error("an attempt that has ended keeps others out")
 	}
 }
 
@@ -205,8 +229,8 @@ func TestFrozenWorkerIsSilent(t *testing.T) {
 	}
 	w := NewWorker(c, WorkerConfig{})
 	p := newPool(w, Queue{Name: "default", Slots: 1})
-	frozen := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-5 * time.Minute), msg: &nats.Msg{Reply: "held.frozen"}}
-	fresh := &delivery{pool: p, ackWait: 30 * time.Second, renewed: time.Now().Add(-11 * time.Second), msg: &nats.Msg{Reply: "held.fresh"}}
+	frozen := &delivery{pool: p, sequence: 1, ackWait: 30 * time.Second, renewed: time.Now().Add(-5 * time.Minute), msg: &nats.Msg{Reply: "held.frozen"}}
+	fresh := &delivery{pool: p, sequence: 2, ackWait: 30 * time.Second, renewed: time.Now().Add(-11 * time.Second), msg: &nats.Msg{Reply: "held.fresh"}}
 	w.leases.add(frozen)
 	w.leases.add(fresh)
 	w.leases.round(t.Context())

@@ -73,7 +73,9 @@ func (c *Client) recordMessage(r *Record, revision uint64) (*nats.Msg, error) {
 		return nil, err
 	}
 	m := nats.NewMsg(c.ns.RecordSubject(r.Queue, r.ID))
-	m.Header[headerExpectLastSubj] = []string{strconv.FormatUint(revision, 10)}
+	if !c.blind {
+		m.Header[headerExpectLastSubj] = []string{strconv.FormatUint(revision, 10)}
+	}
 	m.Data = data
 	return m, nil
 }

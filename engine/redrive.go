@@ -182,7 +182,8 @@ func (j *Janitor) redrive(ctx context.Context, letter *stored) (again bool, err 
 	}
 	switch {
 	case r == nil:
-		r = d.newRecord("")
+		r = &Record{}
+		d.describe(r, "")
 	case r.Run == d.meta.Run && r.State != wire.StateFailed:
 		return false, &refusedError{d.id, "it is " + string(r.State)}
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,12 +20,15 @@ import (
 type settlement struct {
 	d        *delivery
 	before   *nats.Msg
-	record   *Record
+	record   *Record // own, or nil
+	own      Record
 	revision uint64
 	after    *nats.Msg
 	end      ending
 	stage    stage
-	room     bool // among the kept is taken for its next attempt
+	room     bool  // among the kept is taken for its next attempt
+	owed     int64 // of the settler's bytes
+	alone    bool  // its record is written by itself: one that came with others was refused
 	became   became
 }
 
@@ -32,7 +36,8 @@ type settlement struct {
 type ending int
 
 const (
-	endAck ending = iota
+	endAck     ending = iota
+	endConfirm        // an ack that the broker answers: nothing else tells that the task is done
 	endNak
 	endKeep   // nothing: the next attempt is run by the same message, soon
 	endSilent // the lease passes: it is not ours any more
@@ -56,11 +61,12 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 	s := &settlement{d: d}
 	claimed, revision := d.claim()
 	s.revision = revision
-	s.record = d.newRecord(w.cfg.Name)
+	s.record = &s.own
 	if claimed != nil {
-		copied := *claimed
-		s.record = &copied
-		s.record.Worker = w.cfg.Name
+		s.own = *claimed
+		s.own.Worker = w.cfg.Name
+	} else {
+		d.describe(&s.own, w.cfg.Name)
 	}
 	if started := d.startedAt(); s.record.StartedAt.IsZero() && !started.IsZero() {
 		s.record.StartedAt = started.UTC()
@@ -69,6 +75,7 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 	case resultDone:
 		s.finish(wire.StateSucceeded, now)
 		s.record.Result = res.body
+		w.forget(s, claimed != nil)
 	case resultExpired:
 		s.finish(wire.StateExpired, now)
 	case resultRevoked:
@@ -99,14 +106,27 @@ func (s *settlement) finish(state wire.State, now time.Time) {
 	s.record.Error, s.record.ETA, s.record.Body = nil, s.d.meta.ETA.UTC(), nil
 }
 
+// forget leaves out what the handler of a task that succeeded keeps nothing of.
+func (w *Worker) forget(s *settlement, claimed bool) {
+	h := w.handlers[s.d.addr.Task]
+	if !h.noResult {
+		return
+	}
+	s.record.Result = nil
+	if claimed || s.d.isMarking() {
+		return // a record says that it runs
+	}
+	s.record = nil
+	if !h.plainAck {
+		s.end = endConfirm
+	}
+}
+
 // handBack sets a record that says started back to queued. A plain delivery
 // has none, unless its started mark is under way just now.
 func (s *settlement) handBack(claimed bool) {
 	s.end = endNak
-	s.d.mu.Lock()
-	marking := s.d.marking
-	s.d.mu.Unlock()
-	if !claimed && !marking {
+	if !claimed && !s.d.isMarking() {
 		s.record = nil
 		return
 	}
@@ -202,18 +222,27 @@ type settler struct {
 	w      *Worker
 	queue  string
 	signs  *signs
-	in     chan *settlement
+	in     *mailbox[*settlement]
 	closed chan struct{}
 	owed   atomic.Int64  // added and not paid
-	paid   chan struct{} // told when less is owed
+	bytes  atomic.Int64  // of them, the size of bodies and results
+	full   atomic.Bool   // the pool waits until less is owed
+	paid   chan struct{} // told when less is owed and the pool waits for that
 
 	// Of the goroutine alone.
 	stuck   []*settlement // nobody answered
 	trouble bool          // said, until it is over
+	batches *recordBatches
+	confirm *confirmer
+	records []int // of the batch that is sent: whose outcomes are recorded together
+	acks    []int // and whose acks are confirmed
 }
 
 func newSettler(w *Worker, queue string, signs *signs) *settler {
-	return &settler{w: w, queue: queue, signs: signs, in: make(chan *settlement, 1024), closed: make(chan struct{}), paid: make(chan struct{}, 1)}
+	return &settler{
+		w: w, queue: queue, signs: signs, in: newMailbox[*settlement](), closed: make(chan struct{}), paid: make(chan struct{}, 1),
+		batches: newRecordBatches(w.c),
+	}
 }
 
 // settleWithin is how long after the end of a pool its outcomes are tried to be
@@ -227,11 +256,49 @@ func (s *settler) add(x *settlement) {
 	if x == nil {
 		return
 	}
-	s.owed.Add(1)
 	select {
-	case s.in <- x:
 	case <-s.closed:
+		return
+	default:
 	}
+	s.owed.Add(1)
+	x.owed = x.size()
+	s.bytes.Add(x.owed)
+	s.in.put(x)
+}
+
+// How much may be owed before no more tasks are asked for: outcomes, and bytes of
+// their bodies and results. A slot is free when its handler returns; where nothing
+// can be written this is the bound of what the worker holds.
+const (
+	owedMost  = 2048
+	owedBytes = 64 << 20
+)
+
+// owes reports whether too much is owed. The pool is told when that is over.
+func (s *settler) owes() bool {
+	s.full.Store(true) // before the look, so that what is paid now is told
+	if s.owed.Load() > owedMost || s.bytes.Load() > owedBytes {
+		return true
+	}
+	s.full.Store(false)
+	return false
+}
+
+// size is what a settlement keeps in memory, about.
+func (s *settlement) size() int64 {
+	n := len(s.d.msg.Data)
+	if s.record != nil {
+		n += len(s.record.Result)
+	}
+	return int64(n)
+}
+
+// leave notes that a settlement is done with.
+func (s *settler) leave(x *settlement) {
+	x.leaveKept()
+	s.owed.Add(-1)
+	s.bytes.Add(-x.owed)
 }
 
 // close lets run end when all is paid, or cannot be in time.
@@ -241,16 +308,22 @@ func (s *settler) close() { close(s.closed) }
 // or given up.
 func (s *settler) run() {
 	defer s.signs.settling.End()
+	defer s.batches.close()
+	defer func() {
+		if s.confirm != nil {
+			s.confirm.close()
+		}
+	}()
 	var giveUp <-chan time.Time
-	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+len(s.in) > 0; {
+	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+s.in.len() > 0; {
 		var again <-chan time.Time
 		if len(s.stuck) > 0 {
 			again = time.After(pause)
 		}
 		s.signs.settling.Rest() // nothing comes where nothing ends
 		select {
-		case x := <-s.in:
-			s.pay(s.gather(x))
+		case <-s.in.told:
+			s.pay(s.in.take())
 		case <-again:
 			stuck := s.stuck
 			s.stuck = nil
@@ -259,27 +332,13 @@ func (s *settler) run() {
 		case <-closed:
 			closed, giveUp = nil, time.After(settleWithin)
 		case <-giveUp:
-			s.w.log.Error("outcomes could not be written, their tasks come back", "queue", s.queue, "tasks", len(s.stuck)+len(s.in))
+			s.w.log.Error("outcomes could not be written, their tasks come back", "queue", s.queue, "tasks", len(s.stuck)+s.in.len())
 			return
 		}
 		if len(s.stuck) == 0 {
 			pause = 0
 		}
 	}
-}
-
-// gather adds what is there without waiting.
-func (s *settler) gather(first *settlement) []*settlement {
-	batch := []*settlement{first}
-	for len(batch) < cap(s.in) {
-		select {
-		case x := <-s.in:
-			batch = append(batch, x)
-		default:
-			return batch
-		}
-	}
-	return batch
 }
 
 // pay brings every settlement as far as it goes and keeps those that are stuck.
@@ -297,8 +356,7 @@ func (s *settler) pay(batch []*settlement) {
 				s.stuck = append(s.stuck, x)
 				s.complain(err)
 			case ended:
-				s.owed.Add(-1)
-				x.leaveKept()
+				s.leave(x)
 			}
 		}
 		batch = next
@@ -308,9 +366,8 @@ func (s *settler) pay(batch []*settlement) {
 		s.signs.cannotWrite.Store(false)
 		s.w.log.Info("outcomes are written again", "queue", s.queue)
 	}
-	select {
-	case s.paid <- struct{}{}:
-	default:
+	if s.full.Load() {
+		tell(s.paid)
 	}
 }
 
@@ -324,59 +381,79 @@ func (s *settler) complain(err error) {
 }
 
 // send publishes the next message of each settlement without waiting in
-// between. A nil answer means that there was none to publish.
+// between: outcomes that are recorded together as one batch, acks to be
+// confirmed together, anything else by itself.
 func (s *settler) send(batch []*settlement) []answer {
 	answers := make([]answer, len(batch))
+	s.records, s.acks = s.records[:0], s.acks[:0]
 	for i, x := range batch {
-		m, err := x.message(s.w.c)
-		switch {
-		case err != nil:
-			answers[i] = func() (uint64, error) { return 0, err }
-		case m != nil && !x.d.isLost():
-			answers[i] = s.publish(m)
+		if x.d.isLost() {
+			continue
+		}
+		switch x.skip() {
+		case stageRecord:
+			if x.record.State.Terminal() && !x.alone {
+				s.records = append(s.records, i)
+				continue
+			}
+			m, err := s.w.c.recordMessage(x.record, x.revision)
+			answers[i] = s.publish(m, err)
+		case stageBefore:
+			answers[i] = s.publish(x.before, nil)
+		case stageAfter:
+			answers[i] = s.publish(x.after, nil)
+		case stageEnd:
+			if x.end == endConfirm {
+				s.acks = append(s.acks, i)
+			}
 		}
 	}
+	s.sendRecords(batch, answers)
+	s.sendAcks(batch, answers)
 	return answers
 }
 
-// answer waits for what the broker says to a message: its sequence.
-type answer func() (uint64, error)
+// answer is what the broker says to a message: its sequence, if that is known.
+type answer struct {
+	asked    bool // there is one
+	future   jetstream.PubAckFuture
+	sequence uint64
+	err      error
+}
 
-func (s *settler) publish(m *nats.Msg) answer {
-	f, err := s.w.c.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0))
-	if err != nil {
-		return func() (uint64, error) { return 0, err }
+// wait for it.
+func (a answer) wait() (uint64, error) {
+	if a.future == nil {
+		return a.sequence, a.err
 	}
-	return func() (uint64, error) {
-		select {
-		case ack := <-f.Ok():
-			return ack.Sequence, nil
-		case err := <-f.Err():
-			return 0, err
-		}
+	select {
+	case ack := <-a.future.Ok():
+		return ack.Sequence, nil
+	case err := <-a.future.Err():
+		return 0, err
 	}
 }
 
-// message is what the settlement publishes next; it skips stages that have
-// nothing.
-func (s *settlement) message(c *Client) (*nats.Msg, error) {
-	if s.stage == stageBefore {
-		if s.before != nil {
-			return s.before, nil
-		}
+func (s *settler) publish(m *nats.Msg, err error) answer {
+	if err != nil {
+		return answer{asked: true, err: err}
+	}
+	f, err := s.w.c.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0))
+	return answer{asked: true, future: f, err: err}
+}
+
+// skip passes over stages that have nothing, and tells where it stops.
+func (s *settlement) skip() stage {
+	if s.stage == stageBefore && s.before == nil {
 		s.stage = stageRecord
 	}
-	if s.stage == stageRecord {
-		if s.record != nil {
-			return c.recordMessage(s.record, s.revision)
-		}
+	if s.stage == stageRecord && s.record == nil {
 		s.stage = stageAfter
 	}
-	if s.stage == stageAfter && s.after != nil {
-		return s.after, nil
+	if s.stage == stageAfter && s.after == nil {
+		s.stage = stageEnd
 	}
-	s.stage = stageEnd
-	return nil, nil
+	return s.stage
 }
 
 // progress is how far one step brought a settlement.
@@ -393,11 +470,18 @@ func (s *settler) advance(x *settlement, answered answer) (progress, error) {
 	if x.d.isLost() {
 		return ended, nil // the lease has passed: say nothing
 	}
-	if answered == nil {
+	if errors.Is(answered.err, errAlone) {
+		x.alone = true
+		return advanced, nil
+	}
+	if !answered.asked {
 		s.conclude(x)
 		return ended, nil
 	}
-	sequence, err := answered()
+	sequence, err := answered.wait()
+	if x.stage == stageEnd {
+		return s.confirmed(x, err)
+	}
 	switch classify(err) {
 	case outcomeStored:
 		if x.stage == stageRecord {
@@ -428,8 +512,19 @@ func (s *settler) conclude(x *settlement) {
 		x.d.ack()
 	case endNak:
 		x.d.nak()
-	case endKeep, endSilent:
+	case endConfirm, endKeep, endSilent:
 	}
+}
+
+// confirmed takes the broker's word for an ack. While there is none the lease is
+// renewed on, and the ack sent again.
+func (s *settler) confirmed(x *settlement, err error) (progress, error) {
+	if err != nil {
+		return stuck, err
+	}
+	s.w.leases.remove(x.d)
+	s.w.tellSettled(x)
+	return ended, nil
 }
 
 // keep gives the task back to its pool for the attempt that its record calls
@@ -438,7 +533,6 @@ func (s *settler) conclude(x *settlement) {
 func (s *settler) keep(x *settlement) {
 	next := x.d.next(x.record)
 	s.w.leases.add(next)
-	s.w.leases.remove(x.d)
 	x.room = false // it is the next delivery's
 	x.d.pool.kept <- kept{next, x.record, x.revision}
 }

@@ -15,18 +15,11 @@ import (
 // leftBehind is what a pool knows of handlers that ignore their context: past
 // a grace they are no part of it any more. Their attempt is settled without
 // them, their late outcome is nobody's, and their slot is replaced, so that they
-// cost memory and not the work of others. It belongs to the loop of the pool,
+// cost memory and not the work of others. It is guarded by the pool's mu,
 // but for what a delivery says of itself.
 type leftBehind struct {
 	replaced int  // handlers whose slot was replaced and that have not returned
 	said     bool // that no more are replaced
-}
-
-// freed is what a slot says when a handler has returned.
-type freed struct {
-	d    *delivery
-	used time.Duration
-	late bool // the slot has been replaced
 }
 
 // findStuck leaves behind the handlers that have ignored their context for the

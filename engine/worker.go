@@ -181,8 +181,9 @@ type Worker struct {
 	revocations *revocations
 
 	leases  *leases
-	aside   sync.WaitGroup // what is done beside the loops: started marks, mending
+	aside   sync.WaitGroup // what is done beside the loops: started marks, mending, probes
 	mending atomic.Bool
+	probing atomic.Bool
 	vitals  vitals
 
 	abort   sync.Once
@@ -191,9 +192,7 @@ type Worker struct {
 	hears      bool // a hook of an outcome is set
 	hookPanics hookPanics
 
-	// ackFirst acknowledges a task before it is run, as many engines do: the
-	// control of the kill test, which must lose tasks. Nothing else sets it.
-	ackFirst bool
+	without protections
 }
 
 // NewWorker makes a worker. A configuration that breaks a rule is reported by
@@ -212,8 +211,10 @@ func (w *Worker) Name() string { return w.cfg.Name }
 
 // handling is a handler with what was said of it.
 type handling struct {
-	run   Handler
-	retry RetryPolicy
+	run      Handler
+	retry    RetryPolicy
+	noResult bool
+	plainAck bool
 }
 
 // HandleOption says something of a handler.
@@ -223,6 +224,23 @@ type HandleOption func(*handling)
 // place of the worker's back-off.
 func WithRetry(policy RetryPolicy) HandleOption {
 	return func(h *handling) { h.retry = policy }
+}
+
+// WithoutResult keeps no record of a task that succeeds: who asks for it finds
+// nothing once it has left its queue, and waits for its result in vain. The
+// broker confirms its ack in place of that, so that it runs once more only where
+// its worker dies. A task that fails is recorded all the same, and so is one
+// whose run began with a record: one with an explicit id, with a time, that was
+// delivered again, or that ran for more than a second.
+func WithoutResult() HandleOption {
+	return func(h *handling) { h.noResult = true }
+}
+
+// WithPlainAck says that a task may run again without harm: without a result its
+// ack is not confirmed, so one that is lost brings the task back. It changes
+// nothing where there is a record, which makes a lost ack harmless.
+func WithPlainAck() HandleOption {
+	return func(h *handling) { h.plainAck = true }
 }
 
 // Message is a task as a raw handler gets it. The body is the handler's to read

@@ -34,7 +34,7 @@ func (a *app) bench() *cobra.Command {
 		Example: `  pelton bench enqueue
   pelton bench eta --paths due-1000`,
 	}
-	makeGroup(cmd, a.benchEnqueue(), a.benchETA())
+	makeGroup(cmd, a.benchEnqueue(), a.benchETA(), a.benchDrain(), a.benchRoundtrip(), a.benchFlow())
 	return cmd
 }
 
@@ -69,6 +69,51 @@ task before its time. See pelton bench enqueue --help for the rest.`
 	cmd.Example = `  pelton bench eta
   pelton bench eta --paths due-400,due-1000,due-at-once
   pelton bench eta --paths many --rounds 5 --cpu-profile many.pprof`
+	return cmd
+}
+
+func (a *app) benchDrain() *cobra.Command {
+	cmd := a.benchOf("drain", bench.Drain())
+	cmd.Short = "Measure how fast a worker empties a queue"
+	cmd.Long = `Measure how fast a worker empties a queue.
+
+The queue is filled first and not measured. Then Pelton's worker, of 16 slots,
+runs tasks that do nothing, and raw is a loop that the client library calls with
+each message. Both end them in the same way: with a result that is stored before
+the task is acknowledged, without one but with acknowledgements that the broker
+confirms, or with plain ones. The clock stops when the broker has no task left.
+See pelton bench enqueue --help for the rest.`
+	cmd.Example = `  pelton bench drain
+  pelton bench drain --paths result --rounds 5 --cpu-profile drain.pprof`
+	return cmd
+}
+
+func (a *app) benchRoundtrip() *cobra.Command {
+	cmd := a.benchOf("roundtrip", bench.Roundtrip())
+	cmd.Short = "Measure how long a task takes to its start and to its result"
+	cmd.Long = `Measure how long a task takes to its start and to its result.
+
+Tasks are sent at a rate, each by a caller of its own who waits for it to be
+stored, and in the result paths for its result. The time counts from when a task
+was to be sent, so that a delay is not hidden by those that wait behind it. Raw
+is a loop that publishes a result and acknowledges once it is stored, and one
+subscription that hears of all results. The ratio is that of the 99th
+percentiles. See pelton bench enqueue --help for the rest.`
+	cmd.Example = `  pelton bench roundtrip
+  pelton bench roundtrip --paths result-500 --rounds 5`
+	return cmd
+}
+
+func (a *app) benchFlow() *cobra.Command {
+	cmd := a.benchOf("flow", bench.Flow())
+	cmd.Short = "Measure a sender and a worker at once"
+	cmd.Long = `Measure a sender and a worker at once.
+
+One caller sends without waiting for each task while a worker of 16 slots runs
+them; raw publishes and consumes in the same way. The clock stops when the
+broker has no task left. See pelton bench enqueue --help for the rest.`
+	cmd.Example = `  pelton bench flow
+  pelton bench flow --paths plain --rounds 5`
 	return cmd
 }
 
@@ -142,23 +187,26 @@ func outcome(r bench.Round) string {
 	return fmt.Sprintf("pelton %.0f/s, raw %.0f/s, %.2f", r.Pelton.Rate, r.Raw.Rate, r.Ratio)
 }
 
-// showBench writes a table of rates and one of lateness, each under the
-// conditions it was measured in.
+// showBench writes tables of rates and of lateness, each under the conditions
+// that its paths were measured in.
 func (a *app) showBench(show *output, rounds []bench.Round) error {
-	for _, kind := range []struct {
-		late    bool
-		columns []column[bench.Summary]
-	}{{false, benchColumns}, {true, lateColumns}} {
-		of := slices.DeleteFunc(slices.Clone(rounds), func(r bench.Round) bool { return (r.Pelton.Late != nil) != kind.late })
-		if len(of) == 0 {
-			continue
+	for len(rounds) > 0 {
+		first := rounds[0]
+		columns := benchColumns
+		if first.Pelton.Late != nil {
+			columns = lateColumns
 		}
-		if _, err := fmt.Fprintln(a.stdout, of[0].Conditions); err != nil {
+		end := slices.IndexFunc(rounds, func(r bench.Round) bool { return r.Conditions.String() != first.Conditions.String() })
+		if end < 0 {
+			end = len(rounds)
+		}
+		if _, err := fmt.Fprintln(a.stdout, first.Conditions); err != nil {
 			return err
 		}
-		if err := list(a.stdout, show, bench.Summarize(of), func(s bench.Summary) string { return s.Path }, kind.columns); err != nil {
+		if err := list(a.stdout, show, bench.Summarize(rounds[:end]), func(s bench.Summary) string { return s.Path }, columns); err != nil {
 			return err
 		}
+		rounds = rounds[end:]
 	}
 	return nil
 }

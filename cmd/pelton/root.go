@@ -51,6 +51,7 @@ func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.dev(),
 		a.worker(),
+		a.beat(),
 		a.janitor(),
 		a.edge(),
 		a.produce(),
@@ -58,6 +59,7 @@ func (a *app) commands() []*cobra.Command {
 		a.task(),
 		a.queue(),
 		a.dead(),
+		a.schedule(),
 		a.setup(),
 		a.doctor(),
 		a.health(),

@@ -46,7 +46,9 @@ func (a *app) send() *cobra.Command {
 BODY is JSON: as it stands, of a file with @FILE, or of standard input with -.
 An id of your own makes sending safe to repeat: while a task with that id waits
 or runs in its queue, another is refused with exit code 7; while the first waits
-for its next attempt, or its record lives, another is taken and dropped.
+for its next attempt, or its record lives, another is taken and dropped. While
+the first waits for its time (--in, --at), another with a time is refused; one
+without is taken and runs in its place, unless the first is --tracked.
 
 With --lines each line of standard input, or of BODY, is a task. Lines are sent
 as they come; a line that is refused is told on standard error and keeps no
@@ -157,10 +159,8 @@ func (f sendFlags) options(cmd *cobra.Command) ([]engine.SendOption, error) {
 func (a *app) body(arg string) ([]byte, error) {
 	body := []byte(arg)
 	var err error
-	if arg == "-" {
-		body, err = io.ReadAll(a.stdin)
-	} else if name, isFile := strings.CutPrefix(arg, "@"); isFile {
-		body, err = os.ReadFile(name)
+	if name, isFile := strings.CutPrefix(arg, "@"); isFile || arg == "-" {
+		body, err = a.file(name)
 	}
 	if err != nil {
 		return nil, err
@@ -171,6 +171,14 @@ func (a *app) body(arg string) ([]byte, error) {
 		err = fmt.Errorf("%w; a text needs quotes: '%s'", err, quoted(string(body)))
 	}
 	return body, err
+}
+
+// file reads a file, or standard input where it is -.
+func (a *app) file(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(a.stdin)
+	}
+	return os.ReadFile(name)
 }
 
 // quoted is a text as JSON.

@@ -14,23 +14,32 @@ type Link struct {
 	group  sync.WaitGroup
 
 	mu    sync.Mutex
-	conns map[net.Conn]bool
-	deaf  bool          // what the broker says is lost
-	mute  bool          // what the client says is lost
-	at    []byte        // the link goes deaf where the broker says this
-	went  chan struct{} // closed when that has happened
+	conns map[net.Conn]bool // that stand; true of those that are whole
+	deaf  bool              // what the broker says is lost
+	mute  bool              // what the client says is lost
+	at    []byte            // the link goes deaf where the broker says this
+	went  chan struct{}     // closed when that has happened
+	lost  []byte            // what the client says with this in it is lost, once
+	gone  chan struct{}     // closed when that has happened
 }
 
 // Link starts a link to the broker that ends with the test.
 func (b *Broker) Link() *Link {
 	b.tb.Helper()
+	return StartLink(b.tb, b.ns.Addr().String())
+}
+
+// StartLink starts a link to a broker at an address, host:port, that ends with
+// the test. The broker may be another process, and come and go.
+func StartLink(tb TB, target string) *Link {
+	tb.Helper()
 	listen, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed with the test
 	if err != nil {
-		b.tb.Fatalf("link: %v", err)
+		tb.Fatalf("link: %v", err)
 	}
-	l := &Link{target: b.ns.Addr().String(), listen: listen, conns: map[net.Conn]bool{}, went: make(chan struct{})}
+	l := &Link{target: target, listen: listen, conns: map[net.Conn]bool{}, went: make(chan struct{})}
 	l.group.Go(l.accept)
-	b.tb.Cleanup(l.close)
+	tb.Cleanup(l.close)
 	return l
 }
 
@@ -51,10 +60,28 @@ func (l *Link) DeafenAt(text string) <-chan struct{} {
 // Silence loses everything in both directions while the connections stand.
 func (l *Link) Silence() { l.set(func() { l.deaf, l.mute = true, true }) }
 
+// HalfOpen loses everything on the connections that stand, as where a peer has
+// gone without a word. New ones are whole.
+func (l *Link) HalfOpen() {
+	l.set(func() {
+		for c := range l.conns {
+			l.conns[c] = false
+		}
+	})
+}
+
+// Lose loses the next piece that the client says with a text in it. The channel
+// is closed then.
+func (l *Link) Lose(text string) <-chan struct{} {
+	gone := make(chan struct{})
+	l.set(func() { l.lost, l.gone = []byte(text), gone })
+	return gone
+}
+
 // Cut ends all connections. New ones are whole.
 func (l *Link) Cut() {
 	l.set(func() {
-		l.deaf, l.mute, l.at = false, false, nil
+		l.deaf, l.mute, l.at, l.lost = false, false, nil, nil
 		for c := range l.conns {
 			_ = c.Close()
 			delete(l.conns, c)
@@ -97,7 +124,7 @@ func (l *Link) carry(from, to net.Conn, fromBroker bool) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
-		if n > 0 && l.passes(buf[:n], fromBroker) {
+		if n > 0 && l.passes(from, buf[:n], fromBroker) {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
@@ -109,9 +136,17 @@ func (l *Link) carry(from, to net.Conn, fromBroker bool) {
 }
 
 // passes decides on what was read, in one piece.
-func (l *Link) passes(b []byte, fromBroker bool) bool {
+func (l *Link) passes(from net.Conn, b []byte, fromBroker bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if whole, stands := l.conns[from]; stands && !whole {
+		return false
+	}
+	if !fromBroker && l.lost != nil && bytes.Contains(b, l.lost) {
+		l.lost = nil
+		close(l.gone)
+		return false
+	}
 	if fromBroker && l.at != nil && bytes.Contains(b, l.at) {
 		l.at, l.deaf = nil, true
 		close(l.went)

@@ -109,6 +109,9 @@ func (h Header) Delete(name string) {
 // must be done wherever a message is copied across a trust boundary. The copy
 // shares no memory with h and is never nil.
 func (h Header) Own() Header {
+	if len(h) == 0 {
+		return Header{}
+	}
 	out := make(Header, len(h)+4)
 	for key, values := range h {
 		if !brokerHeader(key) {
@@ -118,11 +121,18 @@ func (h Header) Own() Header {
 	return out
 }
 
-// checkOwn bounds the headers that are the caller's own.
+// checkOwn checks the names of all headers but the broker's, and bounds those
+// that are the caller's own.
 func (h Header) checkOwn() error {
 	count, size := 0, 0
 	for key, values := range h {
-		if brokerHeader(key) || len(key) >= 7 && strings.EqualFold(key[:7], "Pelton-") {
+		if brokerHeader(key) {
+			continue
+		}
+		if err := CheckHeaderName(key); err != nil {
+			return err
+		}
+		if len(key) >= 7 && strings.EqualFold(key[:7], "Pelton-") {
 			continue
 		}
 		count++

@@ -11,7 +11,8 @@ const RuleExplicitID = "must not look like a free id of its queue, <queue>-<digi
 // FreeID is the id of a task that was published without one: its lane and its
 // sequence in the lane's stream. The PubAck of any client tells it.
 func FreeID(l Lane, sequence uint64) string {
-	return l.String() + "-" + strconv.FormatUint(sequence, 10)
+	var number [20]byte
+	return l.String() + "-" + string(strconv.AppendUint(number[:0], sequence, 10))
 }
 
 // ParseFreeID reads an id made by [FreeID]. It reports false for any other,

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -79,18 +78,6 @@ func (r *Record) AddAttempt(a Attempt) {
 	if over := len(r.Attempts) - KeptAttempts; over > 0 {
 		r.Attempts = append([]Attempt(nil), r.Attempts[over:]...)
 	}
-}
-
-// Encode is the record's bytes. It fails only where Result or Progress is not
-// JSON.
-func (r *Record) Encode() ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // a result stays as its handler wrote it
-	if err := e.Encode(r); err != nil {
-		return nil, fmt.Errorf("record %s: %w", r.ID, err)
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // DecodeRecord reads a record and refuses one that is not of this id, so that a

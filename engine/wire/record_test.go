@@ -71,6 +71,9 @@ func TestRecordsGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustEqualGolden(t, "record_"+name+".json", b)
+		if std, err := json.Marshal(r); err != nil || !reflect.DeepEqual(anyJSON(t, std), anyJSON(t, b)) {
+			t.Errorf("%s: package json writes %s, %v", name, std, err)
+		}
 		got, err := wire.DecodeRecord(r.ID, b)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -80,6 +83,31 @@ func TestRecordsGolden(t *testing.T) {
 		if err != nil || !bytes.Equal(again, b) {
 			t.Errorf("%s became\n%s, %v; was\n%s", name, again, err, b)
 		}
+	}
+}
+
+func anyJSON(t *testing.T, b []byte) (v any) {
+	t.Helper()
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestAppendCostsNothing: a record of a task that succeeded needs no memory.
+func TestAppendCostsNothing(t *testing.T) {
+	now := time.Now()
+	r := &wire.Record{
+		ID: "mail-1", Run: 1, Task: "send", Queue: "mail", State: wire.StateSucceeded, Attempt: 1, Result: json.RawMessage(`{"ok":true}`),
+		Worker: "worker-2", QueuedAt: now, StartedAt: now, FinishedAt: now, Origin: "kafka:commands/3@18422",
+	}
+	buf := make([]byte, 0, 1024)
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := r.Append(buf); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

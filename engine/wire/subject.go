@@ -92,7 +92,7 @@ func (ns Namespace) DoneSubject(queue, id string) string {
 
 // RecordSubject is the subject of a record in its bucket's stream.
 func (ns Namespace) RecordSubject(queue, id string) string {
-	return "$KV." + ns.ResultsBucket(queue) + "." + id
+	return "$KV." + ns.upper() + "_RESULTS_" + queue + "." + id
 }
 
 // TaskStream is the work-queue stream of a lane.
@@ -120,6 +120,17 @@ func (ns Namespace) RevokedStream() string { return "KV_" + ns.RevokedBucket() }
 func (ns Namespace) RevokedSubject(queue, id string) string {
 	return "$KV." + ns.RevokedBucket() + "." + queue + "." + id
 }
+
+// SchedulesBucket is the key-value bucket of beat entries, of all queues.
+func (ns Namespace) SchedulesBucket() string { return ns.upper() + "_SCHEDULES" }
+
+// ScheduleSubject is the subject of a key in [Namespace.SchedulesBucket].
+func (ns Namespace) ScheduleSubject(key string) string {
+	return "$KV." + ns.SchedulesBucket() + "." + key
+}
+
+// SchedulesStream is the stream below [Namespace.SchedulesBucket].
+func (ns Namespace) SchedulesStream() string { return "KV_" + ns.SchedulesBucket() }
 
 // CanceledSubject is where the janitor hears of tasks of a queue that were
 // canceled while they waited, so that it removes their messages. The body is the

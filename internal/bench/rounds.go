@@ -51,14 +51,18 @@ type Conditions struct {
 	Headers    int    `json:"headers"`
 	Slots      int    `json:"slots,omitempty"`       // of the worker
 	FiredEarly int    `json:"fired_early,omitempty"` // milliseconds before a task's time
+	Settling   string `json:"settling,omitempty"`    // how tasks end
 	Rounds     int    `json:"rounds"`
 }
 
 // String is the line above the figures.
 func (c Conditions) String() string {
 	worker := ""
+	if c.FiredEarly > 0 {
+		worker = fmt.Sprintf(" fired-early=%dms", c.FiredEarly)
+	}
 	if c.Slots > 0 {
-		worker = fmt.Sprintf(" fired-early=%dms slots=%d results=on", c.FiredEarly, c.Slots)
+		worker += fmt.Sprintf(" slots=%d", c.Slots)
 	}
 	return fmt.Sprintf("pelton %s %s nats-server %s nats.go %s %s cores=%d R%d %s sync=%s %s payload=%dB%s rounds=%d",
 		c.Version, c.Go, c.Server, c.Client, c.Connection, c.Cores, c.Replicas, c.Storage, c.Sync, c.Retention, c.Body, worker, c.Rounds)
@@ -97,7 +101,9 @@ type Path struct {
 	Tasks      int    // of one run, unless told otherwise
 	SyncAlways bool
 	Headers    int
-	Due        bool // a worker runs the tasks at their time: lateness is measured
+	Timed      bool     // tasks have their time: how late they are is measured
+	Due        bool     // the broker holds them until then
+	Settling   settling // how a worker ends the tasks, if one does
 	// Check tells whether a run has done its work; that all tasks wait in the
 	// queue unless set.
 	Check  func(ctx context.Context, r *Run) error
@@ -216,7 +222,10 @@ func (cfg Config) conditions(p Path) Conditions {
 		Tasks: p.Tasks, Body: cfg.Body, Headers: p.Headers, Rounds: cfg.Rounds,
 	}
 	if p.Due {
-		c.Slots, c.FiredEarly = slots, int(firedEarly.Milliseconds())
+		c.Slots, c.FiredEarly, c.Settling = slots, int(firedEarly.Milliseconds()), string(settleResult)
+	}
+	if p.Settling != "" {
+		c.Slots, c.Settling = slots, string(p.Settling)
 	}
 	return c
 }

@@ -82,10 +82,25 @@ var rules = map[string]rule{
 
 const ruleTopic = "must be a topic name, 1 to 249 of a-z A-Z 0-9 . _ -"
 
+// article is what a name is of, with its article.
+func article(kind string) string {
+	if kind == "entry" {
+		return "an " + kind
+	}
+	return "a " + kind
+}
+
 // checkNames are the rules for the names in keys, by what they are of.
 var checkNames = map[string]func(string) error{
 	"queue": wire.CheckQueue,
 	"route": wire.CheckRoute,
+	"entry": wire.CheckRoute,
+	"header": func(name string) error {
+		if !headerName.MatchString(name) {
+			return &wire.NameError{Field: "header", Value: name, Rule: "must match " + headerName.String()}
+		}
+		return nil
+	},
 	"component": func(name string) error {
 		if !componentName.MatchString(name) {
 			return &wire.NameError{Field: "component", Value: name, Rule: "must match " + componentName.String()}
@@ -93,6 +108,8 @@ var checkNames = map[string]func(string) error{
 		return nil
 	},
 }
+
+var headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,128}$`)
 
 var componentName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
 

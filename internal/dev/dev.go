@@ -1,5 +1,5 @@
 // Package dev is the whole system in one process: both brokers, the producer,
-// the edges and a worker, on files of its own and on the loopback alone.
+// the edges, a beat and a worker, on files of its own and on the loopback alone.
 //
 // It holds every station of the path, in order, and nothing that the path does
 // not have: the parts are those that run as processes elsewhere, and they speak
@@ -10,6 +10,7 @@ package dev
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ import (
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 	"pelton/internal/builtin"
+	"pelton/schedules"
 )
 
 // The topics and the queue of the system.
@@ -63,7 +65,8 @@ type Config struct {
 	// Watch is told of each part that runs, and how to ask for its health.
 	Watch func(name string, check func() pulse.Health)
 
-	defaults [2]int // ports in place of 4222 and 9092, of the tests alone
+	defaults [2]int        // ports in place of 4222 and 9092, of the tests alone
+	tick     time.Duration // in place of beatEvery, likewise
 }
 
 // ErrCannotStart is what Run ends with where a folder or a port that was asked
@@ -92,6 +95,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.defaults == [2]int{} {
 		cfg.defaults = [2]int{defaultNATSPort, defaultKafkaPort}
+	}
+	if cfg.tick == 0 {
+		cfg.tick = beatEvery
 	}
 	if cfg.Watch == nil {
 		cfg.Watch = func(string, func() pulse.Health) {}
@@ -162,12 +168,18 @@ func (s *system) run(ctx context.Context) error {
 		return err
 	}
 	defer producer.stop()
+	beat, err := s.beat()
+	if err != nil {
+		return err
+	}
+	defer beat.stop()
 	stopStatus := s.view.status(time.Second)
 	defer stopStatus()
 	if err := s.wait(ctx); err != nil {
 		return err
 	}
 	producer.stop()
+	beat.stop()
 	if s.cfg.For > 0 || s.cfg.Assert {
 		s.view.settle(context.WithoutCancel(ctx), drainQuiet)
 	}
@@ -280,12 +292,18 @@ func (p *part) stop() {
 	}
 }
 
-func (s *system) worker() (*part, error) {
+// client is one of a part's own, with its connection.
+func (s *system) client() (*nats.Conn, *engine.Client, error) {
 	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger("engine")})
+	return nc, c, err
+}
+
+func (s *system) worker() (*part, error) {
+	nc, c, err := s.client()
 	if err != nil {
 		return nil, err
 	}
@@ -377,4 +395,28 @@ func (s *system) produce() (*part, error) {
 	}
 	s.cfg.Watch("produce", p.Health)
 	return s.start("produce", nil, p.Run), nil
+}
+
+// beatEvery is how often the one entry is due that comes with the system.
+const beatEvery = 5 * time.Second
+
+// beat runs that entry, and those that somebody adds to the bucket.
+func (s *system) beat() (*part, error) {
+	nc, c, err := s.client()
+	if err != nil {
+		return nil, err
+	}
+	b, err := schedules.NewBeat(c, schedules.Config{
+		Entries: schedules.List(schedules.Entry{
+			Name: "tick", Every: s.cfg.tick, Task: "print", Queue: queue, Body: json.RawMessage(`{"message":"tick"}`),
+		}),
+		Place:        func(string) string { return "pelton dev" },
+		OnOccurrence: s.view.occurred,
+		Logger:       s.cfg.Logger("beat"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Watch("beat", b.Health)
+	return s.start("beat", nc, b.Run), nil
 }

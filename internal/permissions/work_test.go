@@ -29,6 +29,8 @@ var work = map[string]func(context.Context, stage) error{
 	"waiter":    wait,
 	"canceller": cancelTasks,
 	"worker":    runTasks,
+	"beat":      beat,
+	"scheduler": schedule,
 	"ingest":    ingestRecords,
 	"emit":      emitResults,
 	"setup":     setUp,

@@ -1,0 +1,242 @@
+//go:build e2e
+
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pelton/engine/enginetest"
+	"pelton/engine/faulttest"
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+// zombies freezes workers for longer than their leases while they run tasks,
+// and does not let a lease end: what they return then comes late.
+func zombies(blind bool) faultPlan {
+	return faultPlan{
+		brokers: 1, faults: 8, pause: 300 * time.Millisecond, slow: 20,
+		weights: map[string]int{"freeze worker": 1}, without: protections{Lease: true}, blind: blind,
+	}
+}
+
+// TestLateOutcomesReplaceNothing: the revision that a record expects is enough to
+// keep out what comes late, whatever became of the lease.
+func TestLateOutcomesReplaceNothing(t *testing.T) { holds(t, zombies(false)) }
+
+// TestOutcomesThatExpectNoRevisionReplaceOthers is its control.
+func TestOutcomesThatExpectNoRevisionReplaceOthers(t *testing.T) {
+	fails(t, zombies(true), faulttest.RuleTwice, faulttest.RuleOlderFence)
+}
+
+// TestAckBeforeTheRecordBreaksTheRules is a control of the tests of faults:
+// workers that acknowledge a task before it has run lose it with themselves.
+func TestAckBeforeTheRecordBreaksTheRules(t *testing.T) {
+	fails(t, faultPlan{
+		brokers: 1, faults: 20, pause: 300 * time.Millisecond, slow: 20,
+		weights: map[string]int{"kill worker": 1}, without: protections{RecordFirst: true},
+	}, faulttest.RuleLost)
+}
+
+// fails runs a plan whose history must break one of the rules.
+func fails(t *testing.T, plan faultPlan, rules ...faulttest.Rule) {
+	t.Helper()
+	w := startFaults(t, plan)
+	w.play()
+	verdict := faulttest.Judge(w.events())
+	broken := 0
+	for _, rule := range rules {
+		broken += verdict.Broken(rule)
+		t.Logf("%s: %d times", rule, verdict.Broken(rule))
+	}
+	if broken == 0 {
+		t.Errorf("seed %d, history %s: the tests of faults are blind\n%s", w.seed, w.path, verdict)
+	}
+}
+
+// TestHandedBackOutlivesTheLeader: a task that a worker hands back is soon
+// another's, although the consumer changes its leader in between.
+func TestHandedBackOutlivesTheLeader(t *testing.T) {
+	const soon = 10 * time.Second // the lease is three times that
+	if took := handedBack(t, protections{}, soon); took > soon {
+		t.Errorf("not delivered within %s", soon)
+	}
+}
+
+// TestPlainNakIsForgottenWithTheLeader is its control: a nak without a delay must
+// wait for the end of the lease.
+func TestPlainNakIsForgottenWithTheLeader(t *testing.T) {
+	const soon = 10 * time.Second
+	if took := handedBack(t, protections{NakDelay: true}, soon); took <= soon {
+		t.Errorf("delivered after %s: the test of handing back is blind", took)
+	}
+}
+
+// handedBack is how long after a change of the leader a task runs that was
+// handed back before it, more than within where it does not.
+func handedBack(t *testing.T, without protections, within time.Duration) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cluster := enginetest.StartCluster(t)
+	cluster.Setup(DefaultQueue)
+	c, err := NewClient(cluster.Conn(ConnectOptions(nil)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	began := make(chan struct{}, 10)
+	work := func(grace time.Duration) (stop func()) {
+		w := NewWorker(c, WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 1}}, Grace: grace})
+		w.without = without
+		HandleRaw(w, "held", func(ctx context.Context, _ *Message) ([]byte, error) {
+			began <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		return background(func(ctx context.Context) {
+			if err := w.Run(ctx); err != nil {
+				t.Errorf("worker: %v", err)
+			}
+		})
+	}
+	stop := work(time.Nanosecond)
+	if _, err := c.SendRaw(ctx, DefaultQueue, "held", []byte(`1`)); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	stop()
+	lane := wire.PlainLane(DefaultQueue)
+	stepDown(ctx, t, c, c.ns.TaskStream(lane), wire.WorkersDurable)
+	since := time.Now()
+	defer work(time.Nanosecond)()
+	select {
+	case <-began:
+	case <-time.After(within + time.Second):
+	}
+	took := time.Since(since)
+	t.Logf("handed back, delivered after %s", took.Round(time.Millisecond))
+	return took
+}
+
+// stepDown has the leader of a consumer give up, and waits for the next.
+func stepDown(ctx context.Context, t *testing.T, c *Client, stream, durable string) {
+	t.Helper()
+	leader := func() string {
+		asking, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if consumer, err := c.js.Consumer(asking, stream, durable); err == nil && consumer.CachedInfo().Cluster != nil {
+			return consumer.CachedInfo().Cluster.Leader
+		}
+		return ""
+	}
+	before := leader()
+	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"CONSUMER.LEADER.STEPDOWN."+stream+"."+durable, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct {
+		Success bool `json:"success"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil || !answer.Success {
+		t.Fatalf("step down: %s", m.Data)
+	}
+	for now := leader(); now == "" || now == before; now = leader() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("no other leader than %q", before)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// TestTasksWaitInTheQueueAndNotInHands: two workers of one slot have more to do
+// than a lease is long; each task runs once, because none waits in their hands.
+func TestTasksWaitInTheQueueAndNotInHands(t *testing.T) {
+	again := queueOfTwo(t, func(t *testing.T, c *Client, handle func(body []byte)) {
+		t.Helper()
+		w := NewWorker(c, WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 1}}})
+		HandleRaw(w, "slow", func(_ context.Context, m *Message) ([]byte, error) { handle(m.Body); return nil, nil })
+		t.Cleanup(background(func(ctx context.Context) {
+			if err := w.Run(ctx); err != nil {
+				t.Errorf("worker: %v", err)
+			}
+		}))
+	})
+	if again != 0 {
+		t.Errorf("%d runs too many", again)
+	}
+}
+
+// TestConsumeRunsWhatWaitsInItsHandsAgain is its control: the library's consumer
+// takes up to 500 messages and cannot renew their leases.
+func TestConsumeRunsWhatWaitsInItsHandsAgain(t *testing.T) {
+	again := queueOfTwo(t, func(t *testing.T, c *Client, handle func(body []byte)) {
+		t.Helper()
+		consumer, err := c.js.Consumer(t.Context(), c.ns.TaskStream(wire.PlainLane(DefaultQueue)), wire.WorkersDurable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		consuming, err := consumer.Consume(func(m jetstream.Msg) { handle(m.Data()); _ = m.Ack() })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { consuming.Stop(); <-consuming.Closed() })
+	})
+	if again == 0 {
+		t.Error("nothing ran again: the test of what workers hold is blind")
+	}
+}
+
+// queueOfTwo has two workers do slow tasks and tells how many ran once too often.
+func queueOfTwo(t *testing.T, work func(t *testing.T, c *Client, handle func(body []byte))) (again int) {
+	t.Helper()
+	const tasks = 24
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	broker := enginetest.Start(t)
+	broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue, AckWait: time.Second}}})
+	var mu sync.Mutex
+	runs := map[string]int{}
+	handle := func(body []byte) {
+		<-time.After(150 * time.Millisecond) // the work
+		mu.Lock()
+		defer mu.Unlock()
+		runs[string(body)]++
+	}
+	client := func() *Client {
+		c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		return c
+	}
+	c := client()
+	for i := range tasks {
+		if _, err := c.SendRaw(ctx, DefaultQueue, "slow", must(json.Marshal(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		work(t, client(), handle)
+	}
+	if left := awaitDrained(ctx, t, c); left != 0 {
+		t.Errorf("%d messages are left", left)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(runs) != tasks {
+		t.Errorf("%d of %d tasks ran", len(runs), tasks)
+	}
+	for _, n := range runs {
+		again += n - 1
+	}
+	return again
+}

@@ -1,0 +1,9 @@
+//go:build e2e && nightly
+
+package engine
+
+// How many faults the tests of faults do, with one broker and with three.
+const (
+	faultsOfOne   = 8000
+	faultsOfThree = 2200
+)

@@ -1,0 +1,144 @@
+//go:build e2e
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+// TestFetchingHealsOnACluster moves the leaders that a worker fetches by, and
+// kills the node of the consumer's, which the worker is not connected to: its
+// requests are lost there, and nobody says so.
+func TestFetchingHealsOnACluster(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	b := startBrokers(t, 3)
+	c := clusterClient(t, b.urls)
+	topo, err := topology.New(topology.Config{Replicas: 3, Queues: []topology.Queue{{Name: DefaultQueue}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(ctx, t, func(ctx context.Context) error { _, err := topology.Apply(ctx, c.js, topo); return err })
+	stream := c.ns.TaskStream(wire.PlainLane(DefaultQueue))
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 300 {
+				if _, err := c.SendRaw(ctx, DefaultQueue, "flow", []byte(`1`)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+
+	leader := consumerLeader(ctx, t, c, stream, wire.WorkersDurable)
+	apart := []string{b.urls[(leader+1)%3]}
+	var last atomic.Int64
+	w := NewWorker(clusterClient(t, apart), WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 1}}})
+	HandleRaw(w, "flow", func(context.Context, *Message) ([]byte, error) {
+		last.Store(time.Now().UnixNano())
+		<-time.After(20 * time.Millisecond) // the work
+		return nil, nil
+	})
+	defer background(func(ctx context.Context) {
+		if err := w.Run(ctx); err != nil {
+			t.Errorf("worker: %v", err)
+		}
+	})()
+	// What has begun within the first half second had been delivered before.
+	resumes := func(what string, within time.Duration) {
+		t.Helper()
+		const before = 500 * time.Millisecond
+		since := time.Now()
+		eventually(ctx, t, func(context.Context) error {
+			if time.Unix(0, last.Load()).Sub(since) > before || time.Since(since) > within {
+				return nil
+			}
+			return fmt.Errorf("nothing runs after %s", what)
+		})
+		took := time.Unix(0, last.Load()).Sub(since)
+		t.Logf("%s: deliveries resumed after %s", what, took.Round(time.Millisecond))
+		if took < 0 {
+			t.Errorf("%s: no task within %s", what, within)
+		}
+	}
+	resumes("the start", 10*time.Second)
+
+	stepDown(ctx, t, c, stream, wire.WorkersDurable)
+	resumes("the consumer's leader stepped down", 5*time.Second)
+	eventually(ctx, t, func(ctx context.Context) error {
+		_, err := c.nc.RequestWithContext(ctx, apiPrefix+"STREAM.LEADER.STEPDOWN."+stream, nil)
+		return err
+	})
+	resumes("the stream's leader stepped down", 5*time.Second)
+
+	leader = consumerLeader(ctx, t, c, stream, wire.WorkersDurable)
+	if err := b.children[leader].Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.children[leader].Wait()
+	resumes(fmt.Sprintf("node %d was killed, the worker is at %s", leader, apart), 10*time.Second)
+	b.start(leader)
+}
+
+// consumerLeader is which node leads a consumer.
+func consumerLeader(ctx context.Context, t *testing.T, c *Client, stream, durable string) (node int) {
+	t.Helper()
+	eventually(ctx, t, func(ctx context.Context) error {
+		consumer, err := c.js.Consumer(ctx, stream, durable)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Sscanf(consumer.CachedInfo().Cluster.Leader, "n%d", &node)
+		return err
+	})
+	return node
+}
+
+// clusterClient is a client on a connection of its own.
+func clusterClient(t *testing.T, urls []string) *Client {
+	t.Helper()
+	nc, err := nats.Connect(strings.Join(urls, ","), ConnectOptions(nil)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
+	t.Cleanup(func() { nc.Close(); <-closed })
+	c, err := NewClient(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// eventually tries until it goes, as requests do that may meet a dead broker.
+func eventually(ctx context.Context, t *testing.T, try func(context.Context) error) {
+	t.Helper()
+	for tick := time.NewTicker(20 * time.Millisecond); ; {
+		trying, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := try(trying)
+		cancel()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal(err)
+		case <-tick.C:
+		}
+	}
+}

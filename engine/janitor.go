@@ -96,8 +96,8 @@ func (j *Janitor) Health() Health {
 	return h
 }
 
-// Run hears of canceled tasks, and removes the messages of those that wait. It
-// makes a round after the other until ctx is done, and returns nil then. A
+// Run removes the messages of tasks that are canceled while they wait, redrives
+// dead letters when it is asked to, and makes a round after the other until ctx is done, and returns nil then. A
 // broker that does not answer, or a stream that is not there, is said and tried
 // again with the next round; a right that is missing ends it with
 // [ErrForbidden].
@@ -124,7 +124,7 @@ func (j *Janitor) run(ctx context.Context, enough func() bool) error {
 		return j.err
 	}
 	defer j.loop.End()
-	canceled, unhear, err := j.hearCanceled()
+	asked, unhear, err := j.hear()
 	if err != nil {
 		return err
 	}
@@ -151,14 +151,14 @@ func (j *Janitor) run(ctx context.Context, enough func() bool) error {
 			return nil
 		}
 		j.tell(ctx, err)
-		if j.wait(ctx, next, canceled); ctx.Err() != nil {
+		if j.wait(ctx, next, asked); ctx.Err() != nil {
 			return nil
 		}
 	}
 }
 
-// wait waits for the next round, and removes meanwhile what is canceled.
-func (j *Janitor) wait(ctx context.Context, next time.Duration, canceled <-chan *nats.Msg) {
+// wait waits for the next round, and does meanwhile what is asked for.
+func (j *Janitor) wait(ctx context.Context, next time.Duration, asked <-chan *nats.Msg) {
 	for over := time.After(next); ; {
 		j.loop.Rest()
 		select {
@@ -166,10 +166,14 @@ func (j *Janitor) wait(ctx context.Context, next time.Duration, canceled <-chan 
 			return
 		case <-over:
 			return
-		case m := <-canceled:
+		case m := <-asked:
 			j.loop.Turn()
-			if err := j.removeCanceled(ctx, m); err != nil {
-				j.log.WarnContext(ctx, "canceled task stays until a worker drops it", "err", err)
+			do := j.removeCanceled
+			if strings.HasPrefix(m.Subject, j.c.ns.RedriveSubject("")) {
+				do = j.redriveAsked
+			}
+			if err := do(ctx, m); err != nil {
+				j.log.WarnContext(ctx, "what was asked is not done", "subject", m.Subject, "err", err)
 			}
 		}
 	}
@@ -190,14 +194,14 @@ func (j *Janitor) tell(ctx context.Context, err error) {
 	}
 }
 
-// canceledMost is how many canceled tasks may wait to be removed. What is lost
-// beyond that a worker drops.
-const canceledMost = 4096
+// askedMost is how much may wait to be done. What is lost beyond that is asked
+// for again, or done by a worker.
+const askedMost = 4096
 
-// hearCanceled hears of the canceled tasks of its queues, until the function
+// hear listens to what is asked of the janitor of its queues, until the function
 // returned is called.
-func (j *Janitor) hearCanceled() (<-chan *nats.Msg, func(), error) {
-	canceled := make(chan *nats.Msg, canceledMost)
+func (j *Janitor) hear() (<-chan *nats.Msg, func(), error) {
+	asked := make(chan *nats.Msg, askedMost)
 	var subs []*nats.Subscription
 	unhear := func() {
 		for _, sub := range subs {
@@ -205,14 +209,16 @@ func (j *Janitor) hearCanceled() (<-chan *nats.Msg, func(), error) {
 		}
 	}
 	for _, queue := range j.queues() {
-		sub, err := j.c.nc.ChanQueueSubscribe(j.c.ns.CanceledSubject(queue), "janitor", canceled)
-		if err != nil {
-			unhear()
-			return nil, nil, fmt.Errorf("subscribe to %s: %w", j.c.ns.CanceledSubject(queue), err)
+		for _, subject := range []string{j.c.ns.CanceledSubject(queue), j.c.ns.RedriveSubject(queue)} {
+			sub, err := j.c.nc.ChanQueueSubscribe(subject, "janitor", asked)
+			if err != nil {
+				unhear()
+				return nil, nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+			}
+			subs = append(subs, sub)
 		}
-		subs = append(subs, sub)
 	}
-	return canceled, unhear, nil
+	return asked, unhear, nil
 }
 
 func (j *Janitor) queues() []string {

@@ -139,6 +139,12 @@ func (ns Namespace) CanceledSubject(queue string) string {
 	return string(ns) + ".ctl.janitor.cancel." + queue
 }
 
+// RedriveSubject is where the janitor is asked to run dead letters of a queue
+// again.
+func (ns Namespace) RedriveSubject(queue string) string {
+	return string(ns) + ".ctl.janitor.redrive." + queue
+}
+
 func (ns Namespace) upper() string { return strings.ToUpper(string(ns)) }
 
 // ParseTask reads a subject made by [Namespace.TaskSubject].

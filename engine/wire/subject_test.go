@@ -43,6 +43,7 @@ func TestSubjectsGolden(t *testing.T) {
 			{"results stream", ns.ResultsStream("mail")},
 			{"done", ns.DoneSubject("mail", "order-77")},
 			{"canceled", ns.CanceledSubject("mail")},
+			{"redrive", ns.RedriveSubject("mail")},
 		} {
 			fmt.Fprintf(&b, "%-22s %s\n", line[0], line[1])
 		}

@@ -509,8 +509,14 @@ func keepOrder(ctx context.Context, s stage) error {
 			return fmt.Errorf("lane %s: %w", lane, err)
 		}
 	}
+	if _, err := s.admin.JetStream().Publish(ctx, s.ns.DeadSubject(queue, "print", "job-9"), []byte(`1`)); err != nil {
+		return err
+	}
 	j := engine.NewJanitor(c, engine.JanitorConfig{Lanes: lanes})
 	return start(ctx, j.Run).during(ctx, func(ctx context.Context) error {
+		if err := s.redriven(ctx, s.admin); err != nil {
+			return err
+		}
 		for _, lane := range lanes {
 			if err := s.inOrder(ctx, lane); err != nil {
 				return err
@@ -518,6 +524,24 @@ func keepOrder(ctx context.Context, s stage) error {
 		}
 		return nil
 	})
+}
+
+// redriven asks until there is a janitor, and is answered by it.
+func (s stage) redriven(ctx context.Context, c *engine.Client) error {
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		done, err := c.Redrive(ctx, engine.Redrive{Queue: queue})
+		if !errors.Is(err, engine.ErrUnreachable) {
+			if err == nil && done.Again != 1 {
+				err = fmt.Errorf("redriven: %+v", done)
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
 }
 
 // inOrder waits until nothing is left in a lane but the newest position, not
@@ -650,6 +674,9 @@ func operate(ctx context.Context, s stage) error {
 	}
 	if _, err := c.Lookup(ctx, queue, "job-404"); !errors.Is(err, engine.ErrNotFound) {
 		return fmt.Errorf("an unknown id: %w", err)
+	}
+	if _, err := c.Redrive(ctx, engine.Redrive{Queue: queue}); !errors.Is(err, engine.ErrUnreachable) {
+		return fmt.Errorf("there is no janitor: %w", err)
 	}
 	status, err := c.QueueStatus(ctx, queue)
 	if err == nil && status.Dead != 1 {

@@ -41,6 +41,7 @@ var homes = []home{
 	{module: "github.com/twmb/franz-go", code: []string{"edges", "internal"}, tests: []string{"cmd", "examples"}},
 	{module: "github.com/bwmarrin/discordgo", code: []string{"edges"}},
 	{module: "github.com/go-co-op/gocron/v2", code: []string{"schedules"}},
+	{module: "github.com/jonboulle/clockwork", code: []string{"schedules"}},
 	{module: "github.com/knadh/koanf", code: []string{"internal/config"}},
 	{module: "go.yaml.in/yaml/v3", code: []string{"internal/config"}, tests: []string{"cmd"}},
 	{module: "github.com/spf13/cobra", code: []string{"cmd"}},

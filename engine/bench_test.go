@@ -37,11 +37,11 @@ func BenchmarkDrain(b *testing.B) {
 	var n atomic.Int64
 	w := engine.NewWorker(c, engine.WorkerConfig{
 		Queues: []engine.Queue{{Name: "default", Slots: 64}},
-		OnRecord: func(*engine.Record) {
+		Hooks: engine.Hooks{Recorded: func(*engine.Record) {
 			if n.Add(1) == int64(b.N) {
 				close(done)
 			}
-		},
+		}},
 	})
 	engine.HandleRaw(w, "nop", func(context.Context, *engine.Message) ([]byte, error) { return nil, nil })
 	ctx, cancel := context.WithCancel(b.Context())

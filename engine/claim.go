@@ -206,10 +206,3 @@ func (d *delivery) describe(r *Record, worker string) {
 		Trace: d.meta.Trace.Parent, TraceState: d.meta.Trace.State, Baggage: d.meta.Trace.Baggage,
 	}
 }
-
-// wrote tells the observer of a record.
-func (w *Worker) wrote(r *Record) {
-	if w.cfg.OnRecord != nil {
-		w.cfg.OnRecord(r)
-	}
-}

@@ -261,6 +261,7 @@ func (c *Client) leaderSequence(ctx context.Context, stream string, sequence uin
 type leaderRequest struct {
 	Sequence uint64 `json:"seq,omitempty"`
 	LastFor  string `json:"last_by_subj,omitempty"`
+	NextFor  string `json:"next_by_subj,omitempty"` // at the sequence or after it
 }
 
 // leaderRead does not go by the library's stream, which asks any replica where

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -33,16 +34,23 @@ type delivery struct {
 	readyAt time.Time // since when it has waited for a slot
 
 	mu       sync.Mutex
-	reply    string    // where the broker is answered, if not as the message says
-	renewed  time.Time // when the broker last heard that it is held
-	lost     bool      // the lease has passed: no record, ack or nak any more
-	revoked  bool      // nobody wants it any more
+	reply    string          // where the broker is answered, if not as the message says
+	renewed  time.Time       // when the broker last heard that it is held
+	lost     bool            // the lease has passed: no record, ack or nak any more
+	revoked  bool            // nobody wants it any more
+	ctx      context.Context // of its handler
 	cancel   context.CancelCauseFunc
 	started  time.Time // of its handler
 	record   *Record   // as this run claimed it; nil for a plain first delivery
 	revision uint64    // of the record that the outcome must replace
 	marking  bool      // the started mark of a plain first delivery is begun
 	ended    bool      // the handler has ended: no mark any more
+
+	goroutine string    // that runs the handler
+	noticed   time.Time // that its context has ended while it runs on
+	returned  bool      // the handler has
+	left      bool      // the attempt is settled without the handler
+	replaced  bool      // the slot is, too
 }
 
 // newDelivery reads a message. It never fails: what cannot be read becomes a
@@ -55,6 +63,10 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 		d.published = md.Timestamp.UTC()
 	} else {
 		d.bad = err
+	}
+	if msg.Header == nil && msg.Size() > len(msg.Subject)+len(msg.Reply)+len(msg.Data) {
+		// What they said of the task is unknown: it may have expired, say.
+		d.bad = firstError(d.bad, errHeaders)
 	}
 	ns := p.w.c.ns
 	parse := ns.ParseTask
@@ -93,6 +105,8 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	}
 	return d
 }
+
+var errHeaders = errors.New("headers cannot be read, must be lines of a name, a colon and a value")
 
 // next is the delivery of the attempt that a record calls for, by the same
 // message. It is a new one, because what still goes on for the attempt before (a
@@ -185,7 +199,7 @@ func (d *delivery) replyTo() string {
 
 // begin notes that the handler starts and how it is stopped, unless it may not
 // start any more: then it tells what comes of that.
-func (d *delivery) begin(cancel context.CancelCauseFunc, now time.Time) (result, bool) {
+func (d *delivery) begin(ctx context.Context, cancel context.CancelCauseFunc, now time.Time) (result, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -194,7 +208,7 @@ func (d *delivery) begin(cancel context.CancelCauseFunc, now time.Time) (result,
 	case d.revoked:
 		return result{kind: resultRevoked}, false
 	}
-	d.cancel, d.started = cancel, now
+	d.ctx, d.cancel, d.started = ctx, cancel, now
 	return result{}, true
 }
 
@@ -214,11 +228,13 @@ func (d *delivery) expired(now time.Time) bool {
 }
 
 // end notes that the handler has ended: what is not marked as started by now
-// never will be.
-func (d *delivery) end() {
+// never will be. It tells whether the handler was left behind, and whether
+// another slot is in place of its own.
+func (d *delivery) end() (left, replaced bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ended = true
+	d.ended, d.returned = true, true
+	return d.left, d.replaced
 }
 
 // lose notes that the lease has passed and stops the handler.

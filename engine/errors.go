@@ -50,7 +50,7 @@ type TaskError struct {
 	ID      string
 	Type    string // "error", "panic", "timeout", "bad_input", …
 	Message string
-	Stack   string // of a panic
+	Stack   string // of a panic, or of a handler that did not stop when its time was up
 	Attempt int    // the last attempt
 }
 

@@ -64,6 +64,51 @@ func Example() {
 	// worker ended: <nil>
 }
 
+// Middleware wraps every handler, and hooks are told what becomes of each task.
+func ExampleMiddleware() {
+	url, stop := exampleBroker()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := engine.Connect(ctx, url)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	frozen := func(next engine.Handler) engine.Handler {
+		return func(ctx context.Context, m *engine.Message) ([]byte, error) {
+			if m.Info.Task == "pack" && m.Info.Attempt == 1 {
+				return nil, engine.RetryIn(0, errors.New("the stock is being counted"))
+			}
+			return next(ctx, m)
+		}
+	}
+	done := make(chan struct{})
+	w := engine.NewWorker(c, engine.WorkerConfig{
+		Queues:     []engine.Queue{{Name: "default", Slots: 1}},
+		Middleware: []engine.Middleware{frozen},
+		Hooks: engine.Hooks{
+			Failed:    func(e engine.TaskEvent) { fmt.Println("attempt", e.Attempt, "failed:", e.Failure.Message) },
+			Succeeded: func(e engine.TaskEvent) { fmt.Println("attempt", e.Attempt, "of", e.ID, "succeeded"); close(done) },
+		},
+	})
+	engine.Handle(w, Pack, func(_ context.Context, o Order) (string, error) { return o.Item, nil })
+	working, drain := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(working) }()
+	if _, err := Pack.Send(ctx, c, Order{"tea", 3}); err != nil {
+		log.Fatal(err)
+	}
+	<-done
+	drain()
+	fmt.Println("worker ended:", <-ended)
+	// Output:
+	// attempt 1 failed: the stock is being counted
+	// attempt 2 of default-1 succeeded
+	// worker ended: <nil>
+}
+
 // A task may wait for its time in the broker, be replaced while it waits, and be
 // cancelled wherever it is. A handler says what follows an error.
 func ExampleClient_Replace() {

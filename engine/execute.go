@@ -137,39 +137,45 @@ func (w *Worker) checkBody(d *delivery) error {
 }
 
 // execute runs the handler under its deadline.
-func (w *Worker) execute(working context.Context, d *delivery, h handler, began time.Time) result {
-	timeout := d.meta.Timeout
-	orDuration(&timeout, w.cfg.Timeout)
+func (w *Worker) execute(working context.Context, d *delivery, h Handler, began time.Time) result {
 	ctx, cancel := context.WithCancelCause(working)
 	defer cancel(nil)
-	ctx, stop := context.WithTimeoutCause(ctx, timeout, errDeadline)
+	ctx, stop := context.WithTimeoutCause(ctx, w.timeout(d), errDeadline)
 	defer stop()
-	if res, may := d.begin(cancel, began); !may {
+	if res, may := d.begin(ctx, cancel, began); !may {
 		return res
 	}
 	m := &Message{Body: d.msg.Data, Info: w.info(ctx, d)}
+	if hook := w.cfg.Hooks.Started; hook != nil {
+		e := w.event(d, began)
+		e.Deadline = m.Info.Deadline
+		w.tell("Started", hook, e)
+	}
 	body, err := call(context.WithValue(ctx, infoKey{}, &m.Info), h, m)
 	if err == nil {
 		return w.checkResult(body)
 	}
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errLeaseLost):
-		return result{kind: resultNothing}
-	case errors.Is(cause, errRevoked):
-		return result{kind: resultRevoked}
-	case errors.Is(cause, errShutdown):
-		return result{kind: resultHandBack}
-	case errors.Is(cause, errDeadline) && errors.Is(err, context.DeadlineExceeded):
-		return failed(fmt.Errorf("%w (%s)", errDeadline, timeout))
+	cause := context.Cause(ctx)
+	if res, stopped := stoppedBy(cause); stopped {
+		return res
+	}
+	if errors.Is(cause, errDeadline) && errors.Is(err, context.DeadlineExceeded) {
+		return failed(w.outOfTime(d))
 	}
 	return failed(err)
 }
 
 func (w *Worker) info(ctx context.Context, d *delivery) Info {
 	_, fence := d.claim()
-	deadline, _ := ctx.Deadline()
+	info := d.info(fence)
+	info.Deadline, _ = ctx.Deadline()
+	return info
+}
+
+// info is what is known before the handler's deadline is.
+func (d *delivery) info(fence uint64) Info {
 	return Info{
-		ID: d.id, Run: d.meta.Run, Queue: d.queue(), Task: d.addr.Task, Attempt: d.meta.Attempt, Fence: fence, Deadline: deadline,
+		ID: d.id, Run: d.meta.Run, Queue: d.queue(), Task: d.addr.Task, Attempt: d.meta.Attempt, Fence: fence,
 		Origin: d.meta.Origin, Parent: d.meta.Parent, Root: d.meta.Root, Header: wire.Header(d.msg.Header).Own(),
 	}
 }
@@ -202,7 +208,7 @@ func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 const stackLimit = 8 << 10
 
 // call runs a handler and makes an error of its panic.
-func call(ctx context.Context, h handler, m *Message) (body []byte, err error) {
+func call(ctx context.Context, h Handler, m *Message) (body []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			stack := debug.Stack()

@@ -160,7 +160,10 @@ func (b *fastBatch) finish(ctx context.Context) fastOutcome {
 		}
 		// After a reconnect the broker may miss some messages. It sees that from
 		// the number of the end, and then the batch ends before the gap.
-		if connected(ctx, b.nc) != nil || !(b.last && try == 0) && b.signal(b.sent+1, fastEnd) != nil {
+		if connected(ctx, b.nc) != nil {
+			break
+		}
+		if said := b.last && try == 0; !said && b.signal(b.sent+1, fastEnd) != nil {
 			break
 		}
 		b.broken = false

@@ -51,10 +51,11 @@ func (v *vitals) watch(pools []*pool) {
 
 // Health tells whether the worker's loops make progress, which asks no broker,
 // and whether it does its work: connected, its consumers bound, able to fetch
-// and to write outcomes, not draining. A handler that runs long is neither. It
-// may be called at any time, from any goroutine, and costs next to nothing.
+// and to write outcomes, not draining. A handler that runs long is neither; only
+// when as many as there are slots ignore that their context has ended, and more
+// still, is the worker no longer alive. It may be called at any time, from any goroutine, and costs next to nothing.
 //
-// An OnRecord that does not return stalls the loop that writes outcomes, and is
+// A hook of outcomes that does not return stalls the loop that writes outcomes, and is
 // told as such.
 func (w *Worker) Health() Health {
 	h := Health{Stalled: w.vitals.loops.Stalled()}
@@ -74,6 +75,9 @@ func (w *Worker) Health() Health {
 	case lifeWorking:
 		for _, p := range *w.vitals.pools.Load() {
 			h.Unready = append(h.Unready, p.troubles()...)
+			if n := p.signs.blocked.Load(); n > 0 {
+				h.Stalled = append(h.Stalled, fmt.Sprintf("queue %s: %d slots are lost to handlers that ignore their context", p.queue, n))
+			}
 		}
 	}
 	return h
@@ -96,6 +100,7 @@ type signs struct {
 	loop, settling *pulse.Loop
 	cannotFetch    atomic.Bool // a lane's requests are refused or lost
 	cannotWrite    atomic.Bool // outcomes are stuck
+	blocked        atomic.Int32
 }
 
 func (p *pool) troubles() []string {

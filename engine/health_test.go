@@ -140,12 +140,12 @@ func TestHealthOfAStalledLoop(t *testing.T) {
 		broker := enginetest.Start(t)
 		broker.Setup(DefaultQueue)
 		blocked, written := make(chan struct{}), make(chan struct{}, 8)
-		w, release, _ := healthy(t, broker, WorkerConfig{OnRecord: func(*Record) {
+		w, release, _ := healthy(t, broker, WorkerConfig{Hooks: Hooks{Recorded: func(*Record) {
 			written <- struct{}{}
 			if blocks {
 				<-blocked
 			}
-		}})
+		}}})
 		probe(t, w, "ready", Health.Ready)
 		w.vitals.stallAll(t, 200*time.Millisecond)
 		close(release)

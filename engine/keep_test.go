@@ -132,11 +132,11 @@ func TestKeptTasksGoBackAtShutdown(t *testing.T) {
 	s := newSystem(t, topology.Queue{Name: "default", AckWait: 10 * time.Minute})
 	var r retries
 	var waiting atomic.Int32
-	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(8), OnRecord: func(record *engine.Record) {
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(8), Hooks: engine.Hooks{Recorded: func(record *engine.Record) {
 		if record.State == wire.StateStarted {
 			waiting.Add(1)
 		}
-	}})
+	}}})
 	r.handle(w)
 	stop := s.work(w)
 	var ids []string
@@ -176,11 +176,11 @@ func TestKeptTaskIsRevokedOrExpires(t *testing.T) {
 	s := newSystem(t)
 	var r retries
 	claimed := make(chan string, 10)
-	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2), OnRecord: func(record *engine.Record) {
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2), Hooks: engine.Hooks{Recorded: func(record *engine.Record) {
 		if record.State == wire.StateStarted && record.Attempt == 2 {
 			claimed <- record.ID
 		}
-	}})
+	}}})
 	r.handle(w)
 	s.work(w)
 	result, err := s.client.SendRaw(s.ctx(), "default", "flaky", []byte(`"780ms"`))

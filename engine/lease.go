@@ -188,6 +188,9 @@ func (l *leases) expire(ctx context.Context, now time.Time) {
 	l.mu.Unlock()
 	for _, d := range lost {
 		d.lose()
+		if hook := l.w.cfg.Hooks.LeaseLost; hook != nil {
+			l.w.aside.Go(func() { l.w.tell("LeaseLost", hook, l.w.event(d, now)) })
+		}
 		l.w.log.WarnContext(ctx, "lease lost", "task", d.addr.Task, "task_id", d.id, "queue", d.queue())
 	}
 }

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -265,6 +266,84 @@ func TestCancelledAtShutdownCountsNothing(t *testing.T) {
 	}
 	if record, err := r.Record(s.ctx()); err != nil || record.Deaths != 0 || len(record.Attempts) != 0 {
 		t.Errorf("the hand-back counted: %+v, %v", record, err)
+	}
+}
+
+// Abort hands back at once what runs, what is claimed and what is held for its
+// time; the control waits for its handlers.
+func TestAbortHandsBackAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, abort := range []bool{true, false} {
+		s := newSystem(t)
+		w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2)})
+		running, release := make(chan struct{}, 10), make(chan struct{})
+		block := func(context.Context, *engine.Message) ([]byte, error) {
+			running <- struct{}{}
+			<-release // ignores its context
+			return nil, nil
+		}
+		engine.HandleRaw(w, "block", block)
+		ended := make(chan error, 1)
+		ctx, cancel := context.WithCancel(s.ctx())
+		go func() { ended <- w.Run(ctx) }()
+		var results []*engine.Result[json.RawMessage]
+		for _, opts := range [][]engine.SendOption{nil, {engine.WithID("claimed")}, {engine.WithCountdown(1500 * time.Millisecond)}} {
+			r, err := s.client.SendRaw(s.ctx(), "default", "block", []byte(`1`), opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			results = append(results, r)
+		}
+		<-running
+		<-running
+		s.until("all three are held", func() bool {
+			_, plain := s.acks("PELTON_TASKS_default", "workers")
+			_, due := s.acks("PELTON_LATER_default", "due")
+			return plain == 2 && due == 1
+		})
+		began := time.Now()
+		if abort {
+			w.Abort()
+			w.Abort()
+		}
+		cancel()
+		if abort {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+		again := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(4)})
+		engine.HandleRaw(again, "block", func(context.Context, *engine.Message) ([]byte, error) { return nil, nil })
+		s.work(again)
+		within, stop := context.WithTimeout(s.ctx(), 5*time.Second)
+		for i, r := range results {
+			_, err := r.Wait(within)
+			if i < 2 && abort != (err == nil) { // the third has not begun, and goes back in either case
+				t.Errorf("abort %t: %s: %v", abort, r.ID(), err)
+			}
+			if record, err := r.Record(s.ctx()); abort && (err != nil || record.Deaths != 0 || record.Attempt != 1 || len(record.Attempts) != 0) {
+				t.Errorf("it counted: %+v, %v", record, err)
+			}
+		}
+		stop()
+		if took := time.Since(began); abort && took > 4*time.Second {
+			t.Errorf("they ran elsewhere after %s", took)
+		}
+		close(release)
+		if !abort {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestAbortBeforeRun(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{})
+	w.Abort()
+	if err := w.Run(s.ctx()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -558,7 +637,7 @@ func TestGoexitTakesNoSlot(t *testing.T) {
 	}
 }
 
-func TestHandlerThatIgnoresItsContextIsLeftBehind(t *testing.T) {
+func TestHandlerThatIgnoresTheShutdownIsLeftBehind(t *testing.T) {
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Grace: 10 * time.Millisecond})
 	running, release, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -579,8 +658,21 @@ func TestHandlerThatIgnoresItsContextIsLeftBehind(t *testing.T) {
 	}
 	close(release) // after Run has returned: its outcome is nobody's any more
 	<-left
-	if record, err := r.Record(s.ctx()); err != nil || record.State != wire.StateStarted {
+	if record, err := r.Record(s.ctx()); err != nil || record.State != wire.StateQueued {
 		t.Errorf("record %+v, %v", record, err)
+	}
+	again := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+	engine.HandleRaw(again, "deaf", func(context.Context, *engine.Message) ([]byte, error) { return []byte(`"in time"`), nil })
+	s.work(again)
+	began := time.Now()
+	if got, err := r.Wait(s.ctx()); err != nil || string(got) != `"in time"` {
+		t.Fatalf("%s, %v", got, err)
+	}
+	if hole := time.Since(began); hole > 10*time.Second {
+		t.Errorf("the task waited %s", hole)
+	}
+	if record, err := r.Record(s.ctx()); err != nil || record.Deaths != 0 || len(record.Attempts) != 0 {
+		t.Errorf("the hand-back counted: %+v, %v", record, err)
 	}
 }
 

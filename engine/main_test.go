@@ -106,7 +106,7 @@ func workerProcess(url string, ackFirst bool, deaths int) int {
 		Queues:      []Queue{{Name: DefaultQueue, Slots: 8}},
 		MaxAttempts: 20,
 		MaxDeaths:   deaths,
-		OnRecord:    dieAt(wire.State(os.Getenv("PELTON_TEST_DIE_AT"))),
+		Hooks:       Hooks{Recorded: dieAt(wire.State(os.Getenv("PELTON_TEST_DIE_AT")))},
 	})
 	w.without.RecordFirst = ackFirst
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {

@@ -196,7 +196,7 @@ func outageWorld(ctx context.Context, t *testing.T, nodes int, o *outage, attemp
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	w := NewWorker(c, WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 8}}, OnRecord: o.record})
+	w := NewWorker(c, WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 8}}, Hooks: Hooks{Recorded: o.record}})
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {
 		o.ran(m.Info)
 		if m.Info.Attempt < attempts {

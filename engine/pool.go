@@ -32,6 +32,8 @@ const (
 	aheadMost = 500
 	// abandonAfter is how long a cancelled handler may ignore it at shutdown.
 	abandonAfter = 5 * time.Second
+	// abortAfter is that time where the worker is to end now.
+	abortAfter = 200 * time.Millisecond
 )
 
 // pool is the slots of one queue: a loop that owns what is held and asks the
@@ -69,6 +71,8 @@ type pool struct {
 	asks, runs *chooser      // by weight, whom to ask and whose task runs
 	quietAfter time.Duration // see lane.quiet
 	running    int           // in slots
+	inSlots    map[*delivery]struct{}
+	left       leftBehind
 	held       heldTasks     // wait for their time
 	looking    int           // are looked at
 	asideBytes int           // of held and looking, the size of their bodies
@@ -100,6 +104,7 @@ func newPool(w *Worker, q Queue) *pool {
 		arrivals: newMailbox[arrival](),
 		looked:   make(chan looked),
 		turn:     make(chan struct{}, 1),
+		inSlots:  map[*delivery]struct{}{},
 		drained:  make(chan struct{}, 2*len(ranked)),
 		ended:    make(chan struct{}),
 		asks:     newChooser(ranked),
@@ -142,7 +147,7 @@ func (p *pool) run(ctx, working context.Context) error {
 	defer tick.Stop()
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
-	stop, abandon := ctx.Done(), working.Done()
+	stop, abandon, aborted := ctx.Done(), working.Done(), (<-chan struct{})(p.w.aborted)
 	var abandoned, undrained <-chan time.Time
 	defer p.signs.loop.End()
 	p.mu.Lock()
@@ -165,7 +170,10 @@ func (p *pool) run(ctx, working context.Context) error {
 		case <-reconnected:
 			then = p.reset
 		case now := <-tick.C:
-			then = func() { p.check(now) }
+			then = func() {
+				p.check(now)
+				p.findStuck(working, now, p.w.cfg.StuckAfter)
+			}
 		case <-p.drained:
 			then = func() { p.draining-- }
 		case <-undrained:
@@ -174,10 +182,14 @@ func (p *pool) run(ctx, working context.Context) error {
 			stop, undrained = nil, time.After(drainWithin)
 			then = p.stop
 		case <-abandon:
-			abandon, abandoned = nil, time.After(abandonAfter)
-		case <-abandoned:
+			if abandon = nil; abandoned == nil {
+				abandoned = time.After(abandonAfter)
+			}
+		case <-aborted:
+			aborted, abandoned = nil, time.After(abortAfter)
+		case now := <-abandoned:
 			p.mu.Lock()
-			p.w.log.ErrorContext(working, "handlers ignore their context, left behind", "queue", p.queue, "handlers", p.running)
+			p.findStuck(working, now, 0)
 			return nil
 		}
 		p.mu.Lock()
@@ -575,22 +587,29 @@ func (p *pool) handBack(d *delivery) {
 	if r, _ := d.claim(); r == nil {
 		p.w.leases.remove(d)
 		d.nak()
+		if hook := p.w.cfg.Hooks.HandedBack; hook != nil {
+			p.w.aside.Go(func() { p.w.tell("HandedBack", hook, p.w.event(d, time.Now())) })
+		}
 		return
 	}
 	p.settler.add(p.w.settlement(d, result{kind: resultHandBack}))
 }
 
 // slot runs one task at a time. A handler that ends its goroutine
-// (runtime.Goexit) takes the slot with it: another is made.
+// (runtime.Goexit) takes the slot with it: another is made. One that was left
+// behind has been replaced already.
 func (p *pool) slot(working context.Context) {
-	ended := false
+	ended, replaced := false, false
 	defer func() {
-		if !ended {
+		if !ended && !replaced {
 			go p.slot(working)
 		}
 	}()
+	goroutine := goroutineID()
 	for d := p.take(); d != nil; d = p.take() {
-		p.runOne(working, d)
+		if p.runOne(working, d, goroutine, &replaced); replaced {
+			break
+		}
 	}
 	ended = true
 }
@@ -601,8 +620,10 @@ func (p *pool) take() *delivery {
 	defer p.mu.Unlock()
 	for !p.closed {
 		if ln := p.next(time.Now()); ln != nil {
+			d := ln.pop()
 			p.running++
-			return ln.pop()
+			p.inSlots[d] = struct{}{}
+			return d
 		}
 		p.waiting++
 		p.wake.Wait()
@@ -610,12 +631,17 @@ func (p *pool) take() *delivery {
 	return nil
 }
 
-// free notes that a task has left its slot, and has the loop ask for more where
-// it is worth it.
-func (p *pool) free(used time.Duration) {
+// free takes back a slot, and has the loop ask for more where it is worth it; or
+// it notes that a handler has returned that was left behind.
+func (p *pool) free(d *delivery, used time.Duration, late bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if late {
+		p.left.replaced--
+		return
+	}
 	p.running--
+	delete(p.inSlots, d)
 	p.freed++
 	p.pace += (used - p.pace) / 8
 	if p.freed == p.step || p.stopping {
@@ -623,8 +649,9 @@ func (p *pool) free(used time.Duration) {
 	}
 }
 
-// runOne runs a task and settles it, however its handler ends.
-func (p *pool) runOne(working context.Context, d *delivery) {
+// runOne runs a task and settles it, however its handler ends. It tells whether
+// another slot is in place of this one by then.
+func (p *pool) runOne(working context.Context, d *delivery, goroutine string, replaced *bool) {
 	began := time.Now()
 	var result result
 	returned := false
@@ -632,12 +659,20 @@ func (p *pool) runOne(working context.Context, d *delivery) {
 		if !returned {
 			result = failed(errGoexit)
 		}
-		d.end()
-		p.settler.add(p.w.settlement(d, result))
-		p.free(time.Since(began))
+		var left bool
+		if left, *replaced = d.end(); left {
+			p.w.log.Info("handler that was left behind has returned, its outcome is refused", "task", d.addr.Task, "task_id", d.id, "queue", p.queue)
+		} else {
+			p.settler.add(p.w.settlement(d, result))
+		}
+		p.free(d, time.Since(began), *replaced)
 	}()
+	d.takes(goroutine)
 	if p.w.without.RecordFirst {
 		d.ack()
+	}
+	if hook := p.w.cfg.Hooks.Received; hook != nil {
+		p.w.tell("Received", hook, p.w.event(d, began))
 	}
 	result = p.w.process(working, d, began)
 	returned = true

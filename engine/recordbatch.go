@@ -75,7 +75,7 @@ func (r *recordBatches) write(ctx context.Context, batch []*settlement, records 
 		if n == len(records)-1 {
 			add = r.batch.addLast
 		}
-		if add(ctx, &r.msg); r.batch.sent == uint64(n) { //nolint:gosec // an index
+		if add(ctx, &r.msg); r.batch.sent == uint64(n) {
 			break // not even this one
 		}
 		if sent++; r.batch.broken {
@@ -87,9 +87,9 @@ func (r *recordBatches) write(ctx context.Context, batch []*settlement, records 
 	for n, i := range records {
 		switch {
 		case answers[i].asked:
-		case uint64(n) < end.stored: //nolint:gosec // an index
+		case uint64(n) < end.stored:
 			answers[i] = answer{asked: true}
-		case uint64(n) == end.stored && n < sent && classify(end.err) == outcomeRefused: //nolint:gosec // an index
+		case uint64(n) == end.stored && n < sent && classify(end.err) == outcomeRefused:
 			answers[i] = answer{asked: true, err: end.err}
 		default:
 			answers[i] = answer{asked: true, err: errAlone}

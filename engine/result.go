@@ -81,16 +81,13 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 		return nil, err
 	}
 	// Listen first, then read: what changes in between is heard.
-	sub, err := c.nc.SubscribeSync(c.ns.DoneSubject(queue, id))
+	l, err := c.listen(queue, id)
 	if err != nil {
-		return nil, requestError("wait for "+id, err)
+		return nil, err
 	}
-	defer func() { _ = sub.Unsubscribe() }()
-	// What changed while the connection was gone was not heard: read again.
-	reconnected := c.nc.StatusChanged(nats.CONNECTED)
-	defer c.nc.RemoveStatusListener(reconnected)
-	for readAgain, absent := true, false; ; readAgain = false {
-		r, err := c.lookupOrRecord(ctx, queue, id)
+	defer l.close()
+	for n, absent := 0, false; ; n++ {
+		r, err := c.lookFor(ctx, queue, id, n)
 		if r != nil && r.State.Terminal() {
 			return r, nil
 		}
@@ -102,13 +99,30 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 			return nil, err
 		}
 		var again <-chan time.Time
-		if err != nil || r == nil && readAgain {
+		switch {
+		case err != nil || r == nil && n == 1:
 			again = time.After(time.Second) // the read failed, or a replica may have lagged: it is owed
+		case r == nil && n == 0:
+			again = time.After(lookAfter)
 		}
-		if r, err := c.heard(ctx, sub, id, reconnected, again); r != nil || err != nil {
+		if r, err := l.heard(ctx, again); r != nil || err != nil {
 			return r, err
 		}
 	}
+}
+
+// lookAfter is how long a wait listens before it asks whether there is such a
+// task at all: most are done by then.
+const lookAfter = 100 * time.Millisecond
+
+// lookFor reads the record alone the first time, which is all that a task needs
+// that is done by then.
+func (c *Client) lookFor(ctx context.Context, queue, id string, n int) (*Record, error) {
+	if n == 0 {
+		r, _, err := c.readRecord(ctx, queue, id)
+		return r, err
+	}
+	return c.lookupOrRecord(ctx, queue, id)
 }
 
 // lookupOrRecord is Lookup, or what the record alone says where this client may
@@ -127,32 +141,55 @@ func (c *Client) lookupOrRecord(ctx context.Context, queue, id string) (*Record,
 	return r, err
 }
 
-// heard waits for a terminal record on the subscription. It returns nothing
-// when the connection came back or again fires, so that the caller reads again.
-func (c *Client) heard(ctx context.Context, sub *nats.Subscription, id string, reconnected <-chan nats.Status, again <-chan time.Time) (*Record, error) {
-	listening, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() {
-		select {
-		case <-reconnected:
-			stop()
-		case <-again:
-			stop()
-		case <-listening.Done():
-		}
-	}()
+// listener hears of what becomes of one task.
+type listener struct {
+	nc       *nats.Conn
+	id       string
+	sub      *nats.Subscription
+	records  chan *nats.Msg
+	statuses chan nats.Status
+	dropped  int
+}
+
+func (c *Client) listen(queue, id string) (*listener, error) {
+	l := &listener{nc: c.nc, id: id, records: make(chan *nats.Msg, 64)}
+	var err error
+	if l.sub, err = c.nc.ChanSubscribe(c.ns.DoneSubject(queue, id), l.records); err != nil {
+		return nil, requestError("wait for "+id, err)
+	}
+	// What changed while the connection was gone was not heard: read again.
+	l.statuses = c.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
+	return l, nil
+}
+
+func (l *listener) close() {
+	l.nc.RemoveStatusListener(l.statuses)
+	_ = l.sub.Unsubscribe()
+}
+
+// heard waits for a terminal record. It returns nothing when the connection came
+// back, when again fires, or when more was said than it could hear, so that the
+// caller reads again.
+func (l *listener) heard(ctx context.Context, again <-chan time.Time) (*Record, error) {
 	for {
-		m, err := sub.NextMsgWithContext(listening)
-		switch {
-		case ctx.Err() != nil:
-			return nil, fmt.Errorf("wait for %s: %w", id, context.Cause(ctx))
-		case listening.Err() != nil:
+		select {
+		case m := <-l.records:
+			if r, err := wire.DecodeRecord(l.id, m.Data); err == nil && r.State.Terminal() {
+				return r, nil
+			}
+			if n, err := l.sub.Dropped(); err == nil && n > l.dropped && len(l.records) == 0 {
+				l.dropped = n
+				return nil, nil
+			}
+		case <-l.statuses:
+			if l.nc.IsClosed() {
+				return nil, fmt.Errorf("wait for %s: %w: %w", l.id, ErrClosed, nats.ErrConnectionClosed)
+			}
 			return nil, nil
-		case err != nil:
-			return nil, fmt.Errorf("wait for %s: %w: %w", id, ErrClosed, err)
-		}
-		if r, err := wire.DecodeRecord(id, m.Data); err == nil && r.State.Terminal() {
-			return r, nil
+		case <-again:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for %s: %w", l.id, context.Cause(ctx))
 		}
 	}
 }

@@ -112,6 +112,10 @@ func (w *Worker) askPolicy(d *delivery, err error) (wait time.Duration, again bo
 // parkMessage is a task with the time at which the broker makes it due, as its
 // record calls for it. Publishing it again replaces what waits under its id.
 func (w *Worker) parkMessage(d *delivery, r *Record, attempt int, eta time.Time) *nats.Msg {
+	return w.c.parkMessage(d, r, attempt, eta)
+}
+
+func (c *Client) parkMessage(d *delivery, r *Record, attempt int, eta time.Time) *nats.Msg {
 	h := wire.Header(d.msg.Header).Own()
 	if !d.meta.Expires.IsZero() {
 		h.Set(wire.HeaderExpires, wire.FormatTime(d.meta.Expires)) // it may have been a duration
@@ -124,6 +128,6 @@ func (w *Worker) parkMessage(d *delivery, r *Record, attempt int, eta time.Time)
 			m.Data = r.Body
 		}
 	}
-	w.c.schedule(m, wire.Address{Lane: d.addr.Lane, Task: d.addr.Task, ID: d.id}, eta)
+	c.schedule(m, wire.Address{Lane: d.addr.Lane, Task: d.addr.Task, ID: d.id}, eta)
 	return m
 }

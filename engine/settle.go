@@ -29,6 +29,7 @@ type settlement struct {
 	room     bool  // among the kept is taken for its next attempt
 	owed     int64 // of the settler's bytes
 	alone    bool  // its record is written by itself: one that came with others was refused
+	became   became
 }
 
 // ending is what the broker is told of the message at last.
@@ -92,6 +93,9 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 	case resultHandBack:
 		s.handBack(claimed != nil)
 	case resultNothing: // owes nothing, see above
+	}
+	if w.hears {
+		s.becomes(res.kind, now)
 	}
 	return s
 }
@@ -497,6 +501,7 @@ func (s *settler) advance(x *settlement, answered answer) (progress, error) {
 
 // conclude tells the broker how the message ends.
 func (s *settler) conclude(x *settlement) {
+	defer s.w.tellSettled(x)
 	if x.end == endKeep {
 		s.keep(x)
 		return
@@ -555,8 +560,9 @@ func (s *settler) resolve(x *settlement) (progress, error) {
 	case refusalStands:
 		// Another outcome is recorded. Ours, with what follows from it, is void.
 		x.stage, x.after, x.end = stageAfter, nil, endAck
+		x.became.stands(r)
 	case refusalNotOurs:
-		x.stage, x.after, x.end = stageAfter, nil, endSilent
+		x.stage, x.after, x.end, x.became = stageAfter, nil, endSilent, became{}
 	case refusalAgain:
 		x.revision = revision
 	}
@@ -600,6 +606,7 @@ func (s *settler) invalid(x *settlement, err error) progress {
 		f := &wire.Failure{Type: wire.FailureTooLarge, Message: cut("result: "+err.Error(), 1024)}
 		x.record.Result, x.record.Progress, x.record.Attempts = nil, nil, nil
 		s.w.bury(x, f, time.Now().UTC())
+		x.becomes(resultFailed, x.record.FinishedAt)
 		x.stage = stageBefore
 		return advanced
 	}

@@ -32,7 +32,8 @@ func (m SetupMode) validate() error {
 	return fmt.Errorf("setup.mode must be verify, manage or off, got %q", string(m))
 }
 
-// topology is what a worker needs: its queues, and the dead letters.
+// topology is what a worker needs: its queues, the dead letters and the
+// revocations. One that manages makes the entries of beat, too.
 func (w *Worker) topology() (topology.Topology, error) {
 	wanted := w.cfg.Topology
 	wanted.Namespace, wanted.Queues = w.c.ns, nil
@@ -48,7 +49,11 @@ func (w *Worker) topology() (topology.Topology, error) {
 		}
 		wanted.Queues = append(wanted.Queues, settings)
 	}
-	return topology.New(wanted)
+	all, err := topology.New(wanted)
+	if w.cfg.Setup == SetupManage {
+		return all, err // what setup would make
+	}
+	return all.Only(func(s topology.Stream) bool { return s.Kind != topology.Schedules }), err
 }
 
 // Ensure waits for the broker and then does what the mode says about streams,

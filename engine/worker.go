@@ -42,6 +42,12 @@ type WorkerConfig struct {
 	// handlers without a policy of their own. A task that names its waits keeps
 	// them.
 	Retry RetryPolicy
+	// StuckAfter is how long a handler may ignore that its context has ended, by
+	// its timeout for example, before it is left behind: reported with its stack,
+	// its attempt settled, its outcome refused, and its slot replaced, for as many
+	// handlers as the queue has slots; 10 s unless set. While the worker ends it
+	// is 5 s at most.
+	StuckAfter time.Duration
 	// MaxDeaths is how many workers may die over one attempt before the task
 	// is dead-lettered as poison; 3 unless set.
 	MaxDeaths int
@@ -60,10 +66,10 @@ type WorkerConfig struct {
 	Topology topology.Config
 	// Logger; nothing is logged unless set.
 	Logger *slog.Logger
-	// OnRecord is told of every record that this worker has written: what
-	// became of a task. It must not block; the record is not the callee's to
-	// change.
-	OnRecord func(*Record)
+	// Middleware wraps every handler, the first one outermost.
+	Middleware []Middleware
+	// Hooks are told what becomes of tasks and of the worker.
+	Hooks Hooks
 }
 
 // Queue is a queue that a worker works.
@@ -100,6 +106,7 @@ func (cfg WorkerConfig) withDefaults() WorkerConfig {
 	if cfg.Backoff == (wire.Backoff{}) {
 		cfg.Backoff = wire.Backoff{Min: time.Second, Max: 10 * time.Minute}
 	}
+	orDuration(&cfg.StuckAfter, 10*time.Second)
 	orInt(&cfg.MaxDeaths, 3)
 	orDuration(&cfg.UnknownTaskPark, 30*time.Second)
 	orDuration(&cfg.UnknownTaskAfter, 10*time.Minute)
@@ -132,6 +139,11 @@ func (cfg WorkerConfig) validate() error {
 	if err := wire.CheckID(cfg.Name); err != nil {
 		return fmt.Errorf("worker.name: %w", err)
 	}
+	for i, m := range cfg.Middleware {
+		if m == nil {
+			return fmt.Errorf("worker.middleware: number %d must be a function, got nil", i)
+		}
+	}
 	if _, err := wire.ParseBackoff(cfg.Backoff.String()); err != nil {
 		return fmt.Errorf("worker.backoff: %w", err)
 	}
@@ -143,7 +155,7 @@ func (cfg WorkerConfig) validate() error {
 		}
 	}
 	for key, value := range map[string]time.Duration{
-		"worker.grace": cfg.Grace, "worker.timeout": cfg.Timeout,
+		"worker.grace": cfg.Grace, "worker.timeout": cfg.Timeout, "worker.stuck_after": cfg.StuckAfter,
 		"worker.unknown_task_park": cfg.UnknownTaskPark, "worker.unknown_task_after": cfg.UnknownTaskAfter,
 	} {
 		if value < 0 || value > wire.MaxDuration {
@@ -174,6 +186,12 @@ type Worker struct {
 	probing atomic.Bool
 	vitals  vitals
 
+	abort   sync.Once
+	aborted chan struct{} // closed by Abort
+
+	hears      bool // a hook of an outcome is set
+	hookPanics hookPanics
+
 	without protections
 }
 
@@ -181,7 +199,8 @@ type Worker struct {
 // Run.
 func NewWorker(c *Client, cfg WorkerConfig) *Worker {
 	cfg = cfg.withDefaults()
-	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handling{}, now: time.Now}
+	w := &Worker{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger.With("worker", cfg.Name), handlers: map[string]handling{}, now: time.Now, aborted: make(chan struct{})}
+	w.hears = cfg.Hooks.outcomes()
 	w.leases = newLeases(w)
 	w.revocations = newRevocations(w)
 	return w
@@ -190,13 +209,9 @@ func NewWorker(c *Client, cfg WorkerConfig) *Worker {
 // Name is the worker's name in records and logs.
 func (w *Worker) Name() string { return w.cfg.Name }
 
-// handler is a task's handler with its types erased: body in, result out. A nil
-// result is null.
-type handler func(ctx context.Context, m *Message) ([]byte, error)
-
 // handling is a handler with what was said of it.
 type handling struct {
-	run      handler
+	run      Handler
 	retry    RetryPolicy
 	noResult bool
 	plainAck bool
@@ -264,21 +279,21 @@ func Handle[In, Out any](w *Worker, t *Task[In, Out], h func(context.Context, In
 
 // HandleRaw registers the handler of a task by name. Its result must be JSON;
 // nil is null. It panics as Handle does, and on a bad name.
-func HandleRaw(w *Worker, task string, h func(context.Context, *Message) ([]byte, error), opts ...HandleOption) {
+func HandleRaw(w *Worker, task string, h Handler, opts ...HandleOption) {
 	if err := checkOwnTask(task); err != nil {
 		panic(err)
 	}
 	w.register(task, opts, h)
 }
 
-func (w *Worker) register(task string, opts []HandleOption, h handler) {
+func (w *Worker) register(task string, opts []HandleOption, h Handler) {
 	if w.used.Load() {
 		panic(fmt.Errorf("task %s: handler registered after Run", task))
 	}
 	if _, taken := w.handlers[task]; taken {
 		panic(fmt.Errorf("task %s: second handler", task))
 	}
-	handles := handling{run: h}
+	handles := handling{run: w.wrap(task, h)}
 	for _, opt := range opts {
 		opt(&handles)
 	}
@@ -302,6 +317,16 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.vitals.enter(lifeBinding)
 	defer w.vitals.enter(lifeEnded)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	stopAbort := background(func(watching context.Context) {
+		select {
+		case <-watching.Done():
+		case <-w.aborted:
+			end()
+		}
+	})
+	defer stopAbort()
 	pools, err := w.bind(ctx)
 	defer w.revocations.stop()
 	if ctx.Err() != nil {
@@ -313,6 +338,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	return w.work(ctx, pools)
 }
 
+// Abort ends Run now, without the grace: running tasks are cancelled and handed
+// back, at once to be run elsewhere, also those whose handlers ignore it. It
+// counts neither as failure nor as death. Abort returns at once, may be called
+// at any time and more than once; Run returns a moment later, or as soon as what
+// it hands back is written.
+func (w *Worker) Abort() { w.abort.Do(func() { close(w.aborted) }) }
+
 // work runs the parts. Senders stop before receivers: slots feed their pool's
 // settler, and both need their leases renewed to the end.
 func (w *Worker) work(ctx context.Context, pools []*pool) error {
@@ -322,6 +354,14 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 	defer cancel(nil)
 	stopWatch := background(func(watching context.Context) { w.watchClosed(watching, cancel, cancelWork) })
 	defer stopWatch()
+	stopAbort := background(func(watching context.Context) {
+		select {
+		case <-watching.Done():
+		case <-w.aborted:
+			cancelWork(errShutdown)
+		}
+	})
+	defer stopAbort()
 	stopLeases := background(w.leases.run)
 	defer stopLeases()
 	w.vitals.watch(pools)
@@ -338,18 +378,24 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 			}
 		})
 	}
-	stopGrace := context.AfterFunc(ctx, func() {
+	drains := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(drains)
 		w.vitals.enter(lifeDraining)
 		w.log.InfoContext(working, "worker drains", "grace", w.cfg.Grace)
 		time.AfterFunc(w.cfg.Grace, func() { cancelWork(errShutdown) })
+		w.tellWorker("Draining", w.cfg.Hooks.Draining)
 	})
-	defer stopGrace()
-	group.Wait()
+	w.tellWorker("Ready", w.cfg.Hooks.Ready)
+	group.Wait() // no pool ends before ctx
+	<-drains
+	stopLeases()
 	w.aside.Wait()
 	// The last acks and naks must have left before the caller closes the
 	// connection; should they be lost, the messages come back.
 	_ = w.c.nc.FlushTimeout(flushWithin)
 	w.log.InfoContext(working, "worker ended")
+	w.tellWorker("Ended", w.cfg.Hooks.Ended)
 	if errors.Is(context.Cause(ctx), ErrClosed) {
 		return context.Cause(ctx)
 	}

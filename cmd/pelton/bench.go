@@ -34,7 +34,7 @@ func (a *app) bench() *cobra.Command {
 		Example: `  pelton bench enqueue
   pelton bench eta --paths due-1000`,
 	}
-	makeGroup(cmd, a.benchEnqueue(), a.benchETA(), a.benchDrain())
+	makeGroup(cmd, a.benchEnqueue(), a.benchETA(), a.benchDrain(), a.benchRoundtrip(), a.benchFlow())
 	return cmd
 }
 
@@ -85,6 +85,35 @@ confirms, or with plain ones. The clock stops when the broker has no task left.
 See pelton bench enqueue --help for the rest.`
 	cmd.Example = `  pelton bench drain
   pelton bench drain --paths result --rounds 5 --cpu-profile drain.pprof`
+	return cmd
+}
+
+func (a *app) benchRoundtrip() *cobra.Command {
+	cmd := a.benchOf("roundtrip", bench.Roundtrip())
+	cmd.Short = "Measure how long a task takes to its start and to its result"
+	cmd.Long = `Measure how long a task takes to its start and to its result.
+
+Tasks are sent at a rate, each by a caller of its own who waits for it to be
+stored, and in the result paths for its result. The time counts from when a task
+was to be sent, so that a delay is not hidden by those that wait behind it. Raw
+is a loop that publishes a result and acknowledges once it is stored, and one
+subscription that hears of all results. The ratio is that of the 99th
+percentiles. See pelton bench enqueue --help for the rest.`
+	cmd.Example = `  pelton bench roundtrip
+  pelton bench roundtrip --paths result-500 --rounds 5`
+	return cmd
+}
+
+func (a *app) benchFlow() *cobra.Command {
+	cmd := a.benchOf("flow", bench.Flow())
+	cmd.Short = "Measure a sender and a worker at once"
+	cmd.Long = `Measure a sender and a worker at once.
+
+One caller sends without waiting for each task while a worker of 16 slots runs
+them; raw publishes and consumes in the same way. The clock stops when the
+broker has no task left. See pelton bench enqueue --help for the rest.`
+	cmd.Example = `  pelton bench flow
+  pelton bench flow --paths plain --rounds 5`
 	return cmd
 }
 

@@ -326,7 +326,7 @@ func TestSecondSignal(t *testing.T) {
 	defer close(release)
 	code := make(chan int, 1)
 	go func() {
-		code <- untilSecond(signals, func(ctx context.Context) int {
+		code <- untilSecond(signals, new(hurry).now, func(ctx context.Context) int {
 			<-ctx.Done()
 			close(told)
 			<-release // a drain that takes long
@@ -345,11 +345,68 @@ func TestOneSignal(t *testing.T) {
 	t.Parallel()
 	signals := make(chan os.Signal, 2)
 	signals <- syscall.SIGTERM
-	got := untilSecond(signals, func(ctx context.Context) int {
+	got := untilSecond(signals, new(hurry).now, func(ctx context.Context) int {
 		<-ctx.Done()
 		return exitOK
 	})
 	if got != exitOK {
 		t.Errorf("exit code %d", got)
+	}
+}
+
+// blocking is a standard output that takes nothing until it is released.
+type blocking struct{ wrote, release chan struct{} }
+
+func (b blocking) Write([]byte) (int, error) {
+	b.wrote <- struct{}{}
+	<-b.release
+	return 0, io.ErrClosedPipe
+}
+
+// TestSecondSignalHandsBack: the task of a worker that two signals end runs at
+// another one within a second or so, although its handler never returns. The
+// control is a worker that the second signal just kills: its task waits for the
+// lease to pass.
+func TestSecondSignalHandsBack(t *testing.T) {
+	t.Parallel()
+	for _, hands := range []bool{true, false} {
+		w := newWorld(t)
+		w.ok("setup", "apply")
+		signals, code := make(chan os.Signal, 2), make(chan int, 1)
+		stuck := blocking{make(chan struct{}, 8), make(chan struct{})}
+		var stderr watched
+		a := &app{stdin: strings.NewReader(""), stdout: stuck, stderr: &stderr, env: w.env}
+		tell := a.hurry.now
+		if !hands {
+			tell = func() bool { return false }
+		}
+		ended := make(chan struct{})
+		go func() {
+			code <- untilSecond(signals, tell, func(ctx context.Context) int {
+				defer close(ended)
+				return a.run(ctx, []string{"worker"})
+			})
+		}()
+		id := strings.TrimSpace(w.ok("send", "print", `"hi"`))
+		<-stuck.wrote
+		signals <- syscall.SIGTERM
+		stderr.has(t, "worker drains")
+		other := w.start("worker")
+		other.stderr.has(t, "worker started")
+		began := time.Now()
+		signals <- os.Interrupt
+		if got := <-code; got != exitInterrupted {
+			t.Errorf("exit code %d: %s", got, stderr.String())
+		}
+		got := w.run("task", "wait", id, "--timeout", "4s")
+		if hands != (got.code == exitOK) {
+			t.Errorf("handed back %t: exit code %d after %s: %s", hands, got.code, time.Since(began), got.stderr)
+		}
+		if took := time.Since(began); hands && took > 3*time.Second {
+			t.Errorf("the task ran elsewhere after %s", took)
+		}
+		a.hurry.now() // the control ends, too
+		<-ended
+		close(stuck.release)
 	}
 }

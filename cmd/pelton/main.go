@@ -11,19 +11,28 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, env: os.Environ(), dir: ".", hangups: hangups}
-	os.Exit(untilSecond(signals, func(ctx context.Context) int { return a.run(ctx, os.Args[1:]) }))
+	os.Exit(untilSecond(signals, a.hurry.now, func(ctx context.Context) int { return a.run(ctx, os.Args[1:]) }))
 }
 
+// hurryWithin is how long the second signal leaves to a command that has
+// something to hand back. It takes a fraction of it; a broker that does not
+// answer takes more.
+const hurryWithin = 2 * time.Second
+
 // untilSecond runs a command. The first signal ends its context, so that it may
-// come to a clean end; the second does not wait for that.
-func untilSecond(signals <-chan os.Signal, run func(context.Context) int) int {
+// come to a clean end. The second does not wait for that: the process ends at
+// once, or as soon as a command that knows how to hurry has handed back what
+// others would have to wait for. A third does not wait for that either.
+func untilSecond(signals <-chan os.Signal, hurry func() bool, run func(context.Context) int) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	code := make(chan int, 1)
@@ -33,12 +42,34 @@ func untilSecond(signals <-chan os.Signal, run func(context.Context) int) int {
 		case c := <-code:
 			return c
 		case <-signals:
-			if told {
-				return exitInterrupted
+			if !told {
+				cancel()
+				continue
 			}
-			cancel()
+			if hurry() {
+				select {
+				case <-code:
+				case <-signals:
+				case <-time.After(hurryWithin):
+				}
+			}
+			return exitInterrupted
 		}
 	}
+}
+
+// hurry is what a command does that is to end now.
+type hurry struct{ what atomic.Pointer[func()] }
+
+func (h *hurry) by(what func()) { h.what.Store(&what) }
+
+// now tells the command, if it has asked for that.
+func (h *hurry) now() bool {
+	what := h.what.Load()
+	if what != nil {
+		(*what)()
+	}
+	return what != nil
 }
 
 // Run is a command from its arguments, without the program's name, to its exit

@@ -46,6 +46,35 @@ func TestWorkerRunsTheBuiltIns(t *testing.T) {
 	}
 }
 
+func TestJanitorKeepsOrder(t *testing.T) {
+	w := newWorld(t)
+	janitor := w.start("janitor", "--every", "1ms", "--queues", "default,mail")
+	janitor.stderr.has(t, "the round is not complete") // its streams are not there yet
+	w.ok("setup", "apply", "--queues", "default,mail")
+	js := w.broker.JetStream()
+	for _, queue := range []string{"default", "mail"} {
+		for range 100 {
+			if _, err := js.Publish(testContext(t), "pelton.ledger."+queue+".in.0", []byte(`{}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	janitor.stderr.has(t, "rounds come to their end again")
+	for _, queue := range []string{"default", "mail"} {
+		w.ok("janitor", "--once", "--queues", queue)
+		stream, err := js.Stream(testContext(t), "PELTON_TASKS_"+queue)
+		if err != nil || stream.CachedInfo().State.Msgs > 64 {
+			t.Errorf("queue %s: %+v, %v", queue, stream, err)
+		}
+	}
+	if code := janitor.stop(); code != exitOK {
+		t.Errorf("exit code %d: %s", code, janitor.stderr.String())
+	}
+	if got := w.run("janitor", "--once", "--every", "0s"); got.code != exitUsage {
+		t.Errorf("exit code %d: %s", got.code, got.stderr)
+	}
+}
+
 func TestWorkerManages(t *testing.T) {
 	w := newWorld(t)
 	w.env = append(w.env, "PELTON_QUEUES__DEFAULT__ACK_WAIT=7s")
@@ -77,7 +106,7 @@ func TestRolesEndWhileTheyWait(t *testing.T) {
 	w := newWorld(t).withKafka()
 	w.broker.Stop()
 	w.kafka.Close()
-	for _, args := range []string{"worker", "edge ingest", "edge emit"} {
+	for _, args := range []string{"worker", "janitor", "edge ingest", "edge emit"} {
 		r := w.start(strings.Fields(args)...)
 		r.stderr.has(t, "WARN")
 		if code := r.stop(); code != exitOK {

@@ -26,6 +26,7 @@ type app struct {
 	board          health.Board // what the parts of a role say of themselves
 	files          files
 	warned         bool // of what the settings warn of
+	hurry          hurry
 
 	hangups      func() (<-chan os.Signal, func()) // SIGHUP; nil does not listen
 	again        func() (*config.Config, error)    // loads the settings of the command anew
@@ -50,12 +51,15 @@ func (a *app) commands() []*cobra.Command {
 	return []*cobra.Command{
 		a.dev(),
 		a.worker(),
+		a.beat(),
+		a.janitor(),
 		a.edge(),
 		a.produce(),
 		a.send(),
 		a.task(),
 		a.queue(),
 		a.dead(),
+		a.schedule(),
 		a.setup(),
 		a.doctor(),
 		a.health(),

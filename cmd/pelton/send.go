@@ -157,10 +157,8 @@ func (f sendFlags) options(cmd *cobra.Command) ([]engine.SendOption, error) {
 func (a *app) body(arg string) ([]byte, error) {
 	body := []byte(arg)
 	var err error
-	if arg == "-" {
-		body, err = io.ReadAll(a.stdin)
-	} else if name, isFile := strings.CutPrefix(arg, "@"); isFile {
-		body, err = os.ReadFile(name)
+	if name, isFile := strings.CutPrefix(arg, "@"); isFile || arg == "-" {
+		body, err = a.file(name)
 	}
 	if err != nil {
 		return nil, err
@@ -171,6 +169,14 @@ func (a *app) body(arg string) ([]byte, error) {
 		err = fmt.Errorf("%w; a text needs quotes: '%s'", err, quoted(string(body)))
 	}
 	return body, err
+}
+
+// file reads a file, or standard input where it is -.
+func (a *app) file(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(a.stdin)
+	}
+	return os.ReadFile(name)
 }
 
 // quoted is a text as JSON.

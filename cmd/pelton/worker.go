@@ -26,7 +26,7 @@ func (a *app) worker() *cobra.Command {
 written in Go run in a program of their own, made with package engine.
 
 What print prints is written to standard output. SIGTERM lets running tasks end
-for the grace period; a second one does not.`,
+for the grace period; a second one does not, but hands them back.`,
 		Example: `  pelton worker
   pelton worker --queues default:8,mail:2 --grace 40s
   pelton worker --manage --nats-url nats://nats:4222`,
@@ -68,6 +68,7 @@ func (a *app) runWorker(cmd *cobra.Command, _ []string) error {
 		w := engine.NewWorker(client, workerConfig(cfg, p.logs.Logger("worker")))
 		builtin.Register(w, a.stdout)
 		a.board.Watch("worker", w.Health)
+		a.hurry.by(w.Abort)
 		return w.Run(ctx)
 	})
 }
@@ -79,6 +80,7 @@ func workerConfig(cfg *config.Config, log *slog.Logger) engine.WorkerConfig {
 		Timeout:          cfg.Worker.Timeout,
 		MaxAttempts:      cfg.Worker.MaxAttempts,
 		Backoff:          wire.Backoff(cfg.Worker.Backoff),
+		StuckAfter:       cfg.Worker.StuckAfter,
 		MaxDeaths:        cfg.Worker.MaxDeaths,
 		UnknownTaskPark:  cfg.Worker.UnknownTaskPark,
 		UnknownTaskAfter: cfg.Worker.UnknownTaskAfter,

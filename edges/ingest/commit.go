@@ -35,34 +35,6 @@ func (s *session) commit(ctx context.Context) {
 	}
 }
 
-// trimAfter is how many batches of a partition may leave their entries in the
-// ledger before all but the newest are removed: they count against the queue's
-// limit.
-const trimAfter = 256
-
-// trimMost bounds how much longer the next try is put off after one that
-// failed: without the right to trim each try waits in vain.
-const trimMost = 1 << 16
-
-// trim shortens the ledgers. Where this edge may not, somebody else has to;
-// nothing but room rests on it.
-func (s *session) trim(ctx context.Context) {
-	for _, p := range s.partitions() {
-		if p.untrimmed < max(trimAfter, p.trimNext) {
-			continue
-		}
-		p.untrimmed = 0
-		trimming, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-		if err := p.ledger.Trim(trimming); err != nil {
-			p.trimNext = min(2*max(trimAfter, p.trimNext), trimMost)
-			s.log.WarnContext(ctx, "cannot trim the ledger", "partition", p.number, "err", err)
-		} else {
-			p.trimNext = 0
-		}
-		cancel()
-	}
-}
-
 // tell commits offsets. Without an error the group knows this edge, at this
 // moment, as the owner of their partitions.
 func (s *session) tell(ctx context.Context, offsets map[int32]kgo.EpochOffset) error {

@@ -374,7 +374,6 @@ func (s *session) run(ctx context.Context) error {
 			return err
 		}
 		s.commit(work)
-		s.trim(work)
 		cl.AllowRebalance()
 	}
 }

@@ -37,12 +37,10 @@ type partition struct {
 	resting    bool // not fetched until what is in hand is stored
 	most       int  // records in the next batch: fewer while the queue has little room
 
-	bombs     map[int64]bombError // in hand, by the offset of the first record
-	doubtful  bool                // a batch was refused and the group has not confirmed the owner since
-	since     time.Time           // when it was assigned
-	strikes   strikes
-	untrimmed int // ledger entries written since the last trim
-	trimNext  int // how many there must be for the next, after one that failed
+	bombs    map[int64]bombError // in hand, by the offset of the first record
+	doubtful bool                // a batch was refused and the group has not confirmed the owner since
+	since    time.Time           // when it was assigned
+	strikes  strikes
 }
 
 // take takes records in hand. A log that goes back is another log.
@@ -175,7 +173,6 @@ func (p *partition) store(ctx context.Context, b taskBatch) error {
 
 func (p *partition) stored(b taskBatch) {
 	p.next, p.epoch = b.next, b.epoch
-	p.untrimmed++
 	p.most = min(p.cfg.MaxBatch, 2*p.most)
 	maps.DeleteFunc(p.bombs, func(offset int64, _ bombError) bool { return offset < p.next })
 	if p.cfg.OnBatch != nil {

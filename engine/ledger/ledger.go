@@ -141,6 +141,9 @@ func apiPrefix(js jetstream.JetStream) string {
 	return jetstream.DefaultAPIPrefix
 }
 
+// Stream that takes the tasks and the entries.
+func (l *Ledger) Stream() string { return l.stream }
+
 // Subject of the entries.
 func (l *Ledger) Subject() string { return l.subject }
 

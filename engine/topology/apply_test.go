@@ -22,6 +22,7 @@ func TestApplyTwice(t *testing.T) {
 	want := []string{
 		"create stream PELTON_DEAD",
 		"create stream KV_PELTON_REVOKED",
+		"create stream KV_PELTON_SCHEDULES",
 		"create stream KV_PELTON_RESULTS_mail",
 		"create stream PELTON_LATER_mail", "create consumer PELTON_LATER_mail/due",
 		"create stream PELTON_LATER_mail_high", "create consumer PELTON_LATER_mail_high/due",
@@ -122,7 +123,7 @@ func TestApplyReturnsWhatItDid(t *testing.T) {
 	if got, want := err.Error(), "stream PELTON_TASKS_mail: nats: API error: code=400 err_code=10065 description=subjects overlap with an existing stream"; got != want {
 		t.Errorf("error %q, want %q", got, want)
 	}
-	if len(done) != 7 {
+	if len(done) != 8 {
 		t.Errorf("did %q", objects(done))
 	}
 	if err := js.DeleteStream(t.Context(), "OTHER"); err != nil {

@@ -327,6 +327,7 @@ func Example() {
 	// Output:
 	// dead PELTON_DEAD [pelton.dead.>]
 	// revoked KV_PELTON_REVOKED [$KV.PELTON_REVOKED.>]
+	// schedules KV_PELTON_SCHEDULES [$KV.PELTON_SCHEDULES.>]
 	// results KV_PELTON_RESULTS_mail [$KV.PELTON_RESULTS_mail.>]
 	// later PELTON_LATER_mail [pelton.later.mail.> pelton.due.mail.>]
 	//    due pelton.due.mail.>

@@ -84,7 +84,7 @@ func TestNewOrder(t *testing.T) {
 		names = append(names, s.Config.Name)
 	}
 	want := []string{
-		"ACME_DEAD", "KV_ACME_REVOKED",
+		"ACME_DEAD", "KV_ACME_REVOKED", "KV_ACME_SCHEDULES",
 		"KV_ACME_RESULTS_mail",
 		"ACME_LATER_mail", "ACME_LATER_mail_high", "ACME_LATER_mail_low",
 		"ACME_TASKS_mail", "ACME_TASKS_mail_high", "ACME_TASKS_mail_low",
@@ -139,6 +139,13 @@ func TestDefinition(t *testing.T) {
 			c.MaxMsgs, c.MaxMsgsPerSubject, c.MaxAge = 2_000_000, 1, 24*time.Hour
 			c.DenyDelete, c.AllowRollup = true, true
 			c.AllowMsgTTL, c.SubjectDeleteMarkerTTL = true, time.Minute
+		},
+		topology.Schedules: func(c *jetstream.StreamConfig) {
+			c.Name = "KV_PELTON_SCHEDULES"
+			c.Subjects = []string{"$KV.PELTON_SCHEDULES.>"}
+			c.Discard = jetstream.DiscardNew
+			c.MaxMsgsPerSubject = 1
+			c.DenyDelete = true
 		},
 	}
 	for kind, define := range tests {

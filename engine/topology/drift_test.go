@@ -349,10 +349,9 @@ func TestMissing(t *testing.T) {
 	if !errors.Is(err, topology.ErrMissing) || errors.Is(err, topology.ErrDrift) {
 		t.Errorf("Verify = %v", err)
 	}
-	if want := "stream PELTON_DEAD: missing; stream KV_PELTON_REVOKED: missing; stream KV_PELTON_RESULTS_mail: missing; " +
-		"stream PELTON_LATER_mail: missing; consumer PELTON_LATER_mail/due: missing; " +
-		"stream PELTON_LATER_mail_high: missing; consumer PELTON_LATER_mail_high/due: missing; " +
-		"stream PELTON_TASKS_mail: missing; and 3 more; " +
+	if want := "stream PELTON_DEAD: missing; stream KV_PELTON_REVOKED: missing; stream KV_PELTON_SCHEDULES: missing; " +
+		"stream KV_PELTON_RESULTS_mail: missing; stream PELTON_LATER_mail: missing; consumer PELTON_LATER_mail/due: missing; " +
+		"stream PELTON_LATER_mail_high: missing; consumer PELTON_LATER_mail_high/due: missing; and 4 more; " +
 		"to mend it: pelton setup apply"; err == nil || err.Error() != want {
 		t.Errorf("Verify = %v\nwant     %v", err, want)
 	}

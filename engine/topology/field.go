@@ -67,7 +67,7 @@ var streamFields = []field[streamConfig]{
 	at("max_msgs_per_subject", always, func(c *streamConfig) *int64 { return &c.MaxMsgsPerSubject }),
 	at("max_msgs", on(Later), func(c *streamConfig) *int64 { return &c.MaxMsgs }),
 	at("max_bytes", on(Later), func(c *streamConfig) *int64 { return &c.MaxBytes }),
-	at("max_age", on(Tasks, Later), func(c *streamConfig) *time.Duration { return &c.MaxAge }),
+	at("max_age", on(Tasks, Later, Schedules), func(c *streamConfig) *time.Duration { return &c.MaxAge }),
 	at("duplicate_window", on(Tasks), func(c *streamConfig) *time.Duration { return &c.Duplicates }),
 	at("num_replicas", never, func(c *streamConfig) *int { return &c.Replicas }),
 	at("no_ack", always, func(c *streamConfig) *bool { return &c.NoAck }),

@@ -19,6 +19,8 @@ const (
 	Results Kind = "results" // the records of a queue, a key-value bucket
 	Dead    Kind = "dead"    // the dead letters of all queues
 	Revoked Kind = "revoked" // which tasks are revoked, of all queues; a key-value bucket
+	// Schedules is the entries of beat, of all queues; a key-value bucket.
+	Schedules Kind = "schedules"
 )
 
 // Topology is what a broker must hold, in the order in which it is made.
@@ -31,7 +33,7 @@ type Topology struct {
 // that Pelton manages have a meaning.
 type Stream struct {
 	Kind      Kind
-	Queue     string        // empty for the dead letters and the revocations
+	Queue     string        // empty for what all queues share
 	Priority  wire.Priority // of the lane, for tasks and later
 	Config    jetstream.StreamConfig
 	Consumers []jetstream.ConsumerConfig
@@ -51,7 +53,7 @@ func New(cfg Config) (Topology, error) {
 	if err := cfg.validate(); err != nil {
 		return Topology{}, err
 	}
-	t := Topology{Namespace: cfg.Namespace, Streams: []Stream{cfg.dead(), cfg.revoked()}}
+	t := Topology{Namespace: cfg.Namespace, Streams: []Stream{cfg.dead(), cfg.revoked(), cfg.schedules()}}
 	for _, q := range cfg.Queues {
 		lanes := q.lanes()
 		t.Streams = append(t.Streams, cfg.results(q))
@@ -181,6 +183,17 @@ func (c Config) revoked() Stream {
 	cfg.AllowMsgTTL = true
 	cfg.SubjectDeleteMarkerTTL = revokedMarker
 	return Stream{Kind: Revoked, Config: cfg}
+}
+
+// schedules is the stream of a key-value bucket whose keys stay until somebody
+// removes them. A limit would refuse an entry, and never drop another one.
+func (c Config) schedules() Stream {
+	cfg := c.stream(c.Namespace.SchedulesStream(), "Entries of beat", c.Namespace.ScheduleSubject(">"))
+	cfg.Retention = jetstream.LimitsPolicy
+	cfg.Discard = jetstream.DiscardNew
+	cfg.MaxMsgsPerSubject = 1
+	cfg.DenyDelete = true
+	return Stream{Kind: Schedules, Config: cfg}
 }
 
 // consumer is a durable that all workers of a lane share. The broker neither

@@ -121,6 +121,17 @@ func (ns Namespace) RevokedSubject(queue, id string) string {
 	return "$KV." + ns.RevokedBucket() + "." + queue + "." + id
 }
 
+// SchedulesBucket is the key-value bucket of beat entries, of all queues.
+func (ns Namespace) SchedulesBucket() string { return ns.upper() + "_SCHEDULES" }
+
+// ScheduleSubject is the subject of a key in [Namespace.SchedulesBucket].
+func (ns Namespace) ScheduleSubject(key string) string {
+	return "$KV." + ns.SchedulesBucket() + "." + key
+}
+
+// SchedulesStream is the stream below [Namespace.SchedulesBucket].
+func (ns Namespace) SchedulesStream() string { return "KV_" + ns.SchedulesBucket() }
+
 func (ns Namespace) upper() string { return strings.ToUpper(string(ns)) }
 
 // ParseTask reads a subject made by [Namespace.TaskSubject].

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -58,8 +59,8 @@ func TestEveryPathOfEnqueue(t *testing.T) {
 	}
 }
 
-func TestEveryPathOfLater(t *testing.T) {
-	for _, p := range Later() {
+func TestEveryPathWithAWorker(t *testing.T) {
+	for _, p := range slices.Concat(Later(), Drain(), Roundtrip(), Flow()) {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -76,7 +77,7 @@ func TestEveryPathOfLater(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 			for _, late := range []*Lateness{r.Pelton.Late, r.Raw.Late} {
-				if (late != nil) != p.Due {
+				if (late != nil) != p.Timed {
 					t.Errorf("lateness: %+v", late)
 				}
 				if late != nil && (late.Least > late.P50 || late.P50 > late.P99 || late.P99 > late.Most || late.Most <= 0) {

@@ -77,7 +77,7 @@ func drained(ctx context.Context, r *Run, s settling) error {
 	if err != nil {
 		return err
 	}
-	if have := results.CachedInfo().State.Msgs; have != uint64(want) { //nolint:gosec // a count
+	if have := results.CachedInfo().State.Msgs; have != uint64(want) {
 		return fmt.Errorf("%d records of %d tasks, must be %d", have, r.Tasks, want)
 	}
 	return nil
@@ -119,21 +119,22 @@ func settled(s settling) []engine.HandleOption {
 		return []engine.HandleOption{engine.WithoutResult()}
 	case settlePlain:
 		return []engine.HandleOption{engine.WithoutResult(), engine.WithPlainAck()}
+	case settleResult:
 	}
 	return nil
 }
 
 // startWorker runs tasks and tells run of each.
-func startWorker(ctx context.Context, r *Run, s settling, run func(m *engine.Message)) *worker {
+func startWorker(ctx context.Context, r *Run, s settling, run func(m *engine.Message) error) *worker {
 	w := &worker{ran: make(chan struct{}), ended: make(chan error, 1)}
 	w.left.Store(int64(r.Tasks))
 	pelton := engine.NewWorker(r.Client, engine.WorkerConfig{Queues: []engine.Queue{{Name: r.Queue, Slots: slots}}})
 	engine.HandleRaw(pelton, "nop", func(_ context.Context, m *engine.Message) ([]byte, error) {
-		run(m)
+		err := run(m)
 		if w.left.Add(-1) == 0 {
 			close(w.ran)
 		}
-		return nil, nil
+		return nil, err
 	}, settled(s)...)
 	ctx, w.stop = context.WithCancel(ctx)
 	go func() { w.ended <- pelton.Run(ctx) }()
@@ -159,7 +160,7 @@ func (w *worker) end() error {
 }
 
 func work(ctx context.Context, r *Run, s settling) error {
-	w := startWorker(ctx, r, s, func(*engine.Message) {})
+	w := startWorker(ctx, r, s, func(*engine.Message) error { return nil })
 	return errors.Join(w.wait(ctx, r), w.end())
 }
 

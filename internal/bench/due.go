@@ -33,7 +33,7 @@ type Lateness struct {
 // and acked, with neither a look at who ran it before nor a record.
 func duePath(name, says string, tasks, rate int) Path {
 	return Path{
-		Name: name, Says: says, Tasks: tasks, Headers: 4, Due: true,
+		Name: name, Says: says, Tasks: tasks, Headers: 4, Timed: true, Due: true,
 		Check:  func(context.Context, *Run) error { return nil }, // the timetable has counted
 		Raw:    func(ctx context.Context, r *Run) error { return rawDue(ctx, r, newTimetable(r, rate)) },
 		Pelton: func(ctx context.Context, r *Run) error { return workDue(ctx, r, newTimetable(r, rate)) },

@@ -101,7 +101,8 @@ type Path struct {
 	Tasks      int    // of one run, unless told otherwise
 	SyncAlways bool
 	Headers    int
-	Due        bool     // a worker runs the tasks at their time: lateness is measured
+	Timed      bool     // tasks have their time: how late they are is measured
+	Due        bool     // the broker holds them until then
 	Settling   settling // how a worker ends the tasks, if one does
 	// Check tells whether a run has done its work; that all tasks wait in the
 	// queue unless set.

@@ -63,6 +63,8 @@ type Settings struct {
 	Results   Results          `koanf:"results" doc:"How long records of tasks are kept, and how many."`
 	Dead      Dead             `koanf:"dead" doc:"How long dead letters are kept."`
 	Worker    Worker           `koanf:"worker" doc:"What a worker works, and how."`
+	Janitor   Janitor          `koanf:"janitor" doc:"How often streams are put in order."`
+	Beat      Beat             `koanf:"beat" doc:"What is sent at which times."`
 	Edges     Edges            `koanf:"edges" doc:"What ties topics and channels to queues."`
 	Produce   Produce          `koanf:"produce" doc:"What pelton produce writes to Kafka."`
 	Discord   Discord          `koanf:"discord" doc:"The bot."`
@@ -148,13 +150,45 @@ type Worker struct {
 	Backoff          Backoff        `koanf:"backoff" doc:"The wait between attempts."`
 	MaxDeaths        int            `koanf:"max_deaths" doc:"Workers that a task may take with it before it is buried."`
 	UnknownTaskPark  time.Duration  `koanf:"unknown_task_park" doc:"How long a task that this worker does not know waits for another one."`
+	StuckAfter       time.Duration  `koanf:"stuck_after" doc:"How long a handler may ignore that its context has ended before it is left behind and its slot is replaced."`
 	UnknownTaskAfter time.Duration  `koanf:"unknown_task_after" doc:"After which time an unknown task is a dead letter."`
+}
+
+// Janitor is how often streams are put in order.
+type Janitor struct {
+	Every time.Duration `koanf:"every" doc:"From one round to the next."`
 }
 
 // Backoff bounds the wait between attempts.
 type Backoff struct {
 	Min time.Duration `koanf:"min" doc:"Wait before the second attempt."`
 	Max time.Duration `koanf:"max" doc:"Longest wait."`
+}
+
+// Beat is what is sent at which times.
+type Beat struct {
+	Entries  map[string]Entry `koanf:"entries" names:"entry" doc:"Entries by name, beside those of the bucket. The name is part of the ids of their tasks. Each has one of every, cron and at."`
+	Instance string           `koanf:"instance" doc:"Name of this process in logs and in the ledgers."`
+}
+
+// Entry is a task with its times. What it means, and what it must be, is known
+// to package schedules; here it has only its types.
+type Entry struct {
+	Every   time.Duration     `koanf:"every" doc:"Interval, from start on; 10s."`
+	Cron    string            `koanf:"cron" doc:"Cron line of five fields, or six with seconds first, or @daily and the like."`
+	At      string            `koanf:"at" doc:"Time at which it is sent once, 2026-11-22T22:29:10Z."`
+	Zone    string            `koanf:"zone" doc:"Time zone of cron, Europe/Berlin; UTC by default."`
+	Start   string            `koanf:"start" doc:"Time from which it is due, and from which every counts."`
+	End     string            `koanf:"end" doc:"Time after which it is due no more."`
+	Jitter  time.Duration     `koanf:"jitter" doc:"Up to how much later the task runs, another wait for each occurrence."`
+	CatchUp string            `koanf:"catch_up" doc:"What is sent that was due while no beat ran: none, one (the newest; the default), all, or all(10,1h), at most ten of the last hour."`
+	Overlap string            `koanf:"overlap" doc:"What becomes of an occurrence while the one before waits or runs: skip, queue (the default) or replace."`
+	Paused  bool              `koanf:"paused" doc:"Skip what is due."`
+	Task    string            `koanf:"task" doc:"Task to send."`
+	Queue   string            `koanf:"queue" doc:"Queue to send to; default by default."`
+	Body    JSON              `koanf:"body" doc:"What the task is given: JSON, or YAML in pelton.yaml."`
+	Headers map[string]string `koanf:"headers" names:"header" doc:"Headers for the handler, name:value by comma."`
+	Expires time.Duration     `koanf:"expires" doc:"How long after it was due, or moved to by jitter, a task may still begin."`
 }
 
 // Edges are the edges by name.
@@ -251,7 +285,9 @@ func defaults() map[string]any {
 		"worker.backoff.max":        10 * time.Minute,
 		"worker.max_deaths":         3,
 		"worker.unknown_task_park":  30 * time.Second,
+		"worker.stuck_after":        10 * time.Second,
 		"worker.unknown_task_after": 10 * time.Minute,
+		"janitor.every":             30 * time.Second,
 		"produce.topic":             "commands",
 		"produce.every":             time.Second,
 		"produce.compression":       "snappy",

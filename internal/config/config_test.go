@@ -37,8 +37,9 @@ func TestDefaults(t *testing.T) {
 		Worker: config.Worker{
 			Grace: 25 * time.Second, Timeout: 30 * time.Minute, MaxAttempts: 5, MaxDeaths: 3,
 			Backoff:         config.Backoff{Min: time.Second, Max: 10 * time.Minute},
-			UnknownTaskPark: 30 * time.Second, UnknownTaskAfter: 10 * time.Minute,
+			UnknownTaskPark: 30 * time.Second, UnknownTaskAfter: 10 * time.Minute, StuckAfter: 10 * time.Second,
 		},
+		Janitor: config.Janitor{Every: 30 * time.Second},
 		Produce: config.Produce{
 			Topic: "commands", Every: time.Second, Compression: "snappy", Idempotent: true,
 			DeliveryTimeout: 2 * time.Minute, Grace: 10 * time.Second,
@@ -392,7 +393,7 @@ func TestEveryKeyHasItsVariable(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
 		"int": "3", "int64": "3", "bool": "false", "time.Duration": "30s", "config.Bytes": "64KiB", "map[string]int": "a:1",
-		"[]string": "a:1", "string": "a", "secret.Text": "a", "map[string]string": "engine:debug",
+		"[]string": "a:1", "string": "a", "secret.Text": "a", "map[string]string": "engine:debug", "config.JSON": `{"a":1}`,
 	}
 	special := map[string]string{
 		"nats.url": "nats://a", "nats.monitor_url": "http://a", "kafka.sasl.mechanism": "plain", "telemetry.addr": "127.0.0.1:0", "setup.mode": "off", "kafka.acks": "0", "log.level": "warn", "log.format": "json", "produce.compression": "none",

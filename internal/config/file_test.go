@@ -436,6 +436,7 @@ func TestExample(t *testing.T) {
 	got := load(t, config.Options{Dir: folder(t, map[string]string{"pelton.yaml": full})})
 	want := none.Settings
 	want.Queues = map[string]config.Queue{"default": {}}
+	want.Beat.Entries = map[string]config.Entry{"nightly": {}}
 	want.Edges.Ingest = map[string]config.Ingest{"commands": {Topics: []string{"commands"}, Queue: "default", Task: "print"}}
 	want.Edges.Emit = map[string]config.Emit{"results": {Queues: []string{"default"}, Topic: "results"}}
 	if diff := cmp.Diff(want, got.Settings); diff != "" {

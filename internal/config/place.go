@@ -83,7 +83,7 @@ func (p *place) leaf(source, key string) (leaf, bool) {
 	}
 	for i, name := range names {
 		if err := checkNames[l.names[i]](name); err != nil {
-			p.fail(&Error{Source: source, Key: key, Rule: "is no key, a " + l.names[i] + " " + ruleOf(err), Value: name})
+			p.fail(&Error{Source: source, Key: key, Rule: "is no key, " + article(l.names[i]) + " " + ruleOf(err), Value: name})
 			return l, false
 		}
 	}

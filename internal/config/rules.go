@@ -43,7 +43,9 @@ var rules = map[string]rule{
 	"worker.backoff.max":               between(time.Nanosecond, wire.MaxDuration),
 	"worker.max_deaths":                from(1),
 	"worker.unknown_task_park":         between(time.Millisecond, wire.MaxDuration),
+	"worker.stuck_after":               between(0, wire.MaxDuration),
 	"worker.unknown_task_after":        between(0, wire.MaxDuration),
+	"janitor.every":                    between(time.Millisecond, wire.MaxDuration),
 	"edges.ingest.*.topics":            sole(isTopic, ruleTopic),
 	"edges.ingest.*.queue":             checked(wire.CheckQueue),
 	"edges.ingest.*.task":              checked(wire.CheckTask),
@@ -80,10 +82,25 @@ var rules = map[string]rule{
 
 const ruleTopic = "must be a topic name, 1 to 249 of a-z A-Z 0-9 . _ -"
 
+// article is what a name is of, with its article.
+func article(kind string) string {
+	if kind == "entry" {
+		return "an " + kind
+	}
+	return "a " + kind
+}
+
 // checkNames are the rules for the names in keys, by what they are of.
 var checkNames = map[string]func(string) error{
 	"queue": wire.CheckQueue,
 	"route": wire.CheckRoute,
+	"entry": wire.CheckRoute,
+	"header": func(name string) error {
+		if !headerName.MatchString(name) {
+			return &wire.NameError{Field: "header", Value: name, Rule: "must match " + headerName.String()}
+		}
+		return nil
+	},
 	"component": func(name string) error {
 		if !componentName.MatchString(name) {
 			return &wire.NameError{Field: "component", Value: name, Rule: "must match " + componentName.String()}
@@ -91,6 +108,8 @@ var checkNames = map[string]func(string) error{
 		return nil
 	},
 }
+
+var headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,128}$`)
 
 var componentName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
 

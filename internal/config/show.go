@@ -123,7 +123,7 @@ func defaultOf(key string) string {
 }
 
 // exampleNames are the entries in the example file.
-var exampleNames = map[string]string{"queues": "default", "edges.ingest": "commands", "edges.emit": "results"}
+var exampleNames = map[string]string{"queues": "default", "beat.entries": "nightly", "edges.ingest": "commands", "edges.emit": "results"}
 
 // Example is a pelton.yaml with every setting, its meaning and its default. All
 // of it is commented out: as it stands it sets nothing.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"reflect"
@@ -10,6 +11,9 @@ import (
 
 	"pelton/internal/secret"
 )
+
+// JSON is a value of any kind, as JSON.
+type JSON string
 
 // Bytes is a size in bytes; -1 is no limit.
 type Bytes int64
@@ -70,6 +74,7 @@ const (
 	ruleDuration = "must be a duration such as 500ms, 25s or 1h30m"
 	ruleInt      = "must be a whole number"
 	ruleBool     = "must be true or false"
+	ruleJSON     = `must be JSON, such as {"message":"hi"}`
 	rulePairs    = "must be names with their values, such as engine:debug,kafka:warn"
 	ruleSlots    = "must be queues with their slots, such as default:8,mail:2"
 )
@@ -100,6 +105,11 @@ func parse(typ reflect.Type, text string) (value any, rule string) {
 	case reflect.TypeFor[Bytes]():
 		value, err = ParseBytes(text)
 		rule = ruleBytes
+	case reflect.TypeFor[JSON]():
+		value, rule = JSON(text), ruleJSON
+		if !json.Valid([]byte(text)) {
+			return nil, rule
+		}
 	case reflect.TypeFor[map[string]string]():
 		value, err = ParsePairs(text)
 		rule = rulePairs

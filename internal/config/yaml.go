@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"reflect"
@@ -137,7 +138,7 @@ func (r yamlReader) entries(n *yaml.Node, typ reflect.Type, kind string, path []
 	}
 	r.mapping(n, path, func(name string, key, value *yaml.Node) {
 		if err := checkNames[kind](name); err != nil {
-			r.fail(key, strings.Join(path, "."), "has a "+kind+" that "+ruleOf(err), name)
+			r.fail(key, strings.Join(path, "."), "has "+article(kind)+" that "+ruleOf(err), name)
 			return
 		}
 		at := below(path, name)
@@ -181,6 +182,8 @@ func (r yamlReader) leaf(n *yaml.Node, path []string) {
 	l, _, _ := find(key)
 	switch {
 	case isNull(n):
+	case l.typ == reflect.TypeFor[JSON]() && n.Kind != yaml.ScalarNode:
+		r.json(n, key)
 	case n.Kind == yaml.SequenceNode && l.typ == reflect.TypeFor[[]string]():
 		r.list(n, key)
 	case n.Kind != yaml.ScalarNode:
@@ -204,6 +207,48 @@ func (r yamlReader) list(n *yaml.Node, key string) {
 	if len(out) > 0 {
 		r.place.takeList(r.at(n), key, out)
 	}
+}
+
+// json reads what is written in YAML where a value of any kind may stand.
+func (r yamlReader) json(n *yaml.Node, key string) {
+	if why := plainData(n, jsonDepth); why != "" {
+		r.fail(n, key, why, "")
+		return
+	}
+	var v any
+	err := n.Decode(&v)
+	if err == nil {
+		var text []byte
+		if text, err = json.Marshal(v); err == nil {
+			r.place.take(r.at(n), key, string(text))
+			return
+		}
+	}
+	r.fail(n, key, "must be what JSON can say, with texts as keys", "")
+}
+
+// jsonDepth bounds the nesting; a task's body may be no deeper.
+const jsonDepth = 32
+
+// plainData says why a node cannot be JSON, or "".
+func plainData(n *yaml.Node, depth int) string {
+	switch {
+	case depth == 0:
+		return "must not be nested deeper than " + strconv.Itoa(jsonDepth) + " levels"
+	case n.Kind == yaml.AliasNode:
+		return "must have no aliases of YAML's"
+	case n.Kind == yaml.ScalarNode && !isNull(n) && !isPlain(n):
+		return "must have no tag of YAML's"
+	}
+	for i, child := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 && (child.Kind != yaml.ScalarNode || child.ShortTag() != "!!str") {
+			return "must have texts as keys"
+		}
+		if why := plainData(child, depth-1); why != "" {
+			return why
+		}
+	}
+	return ""
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }

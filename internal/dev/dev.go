@@ -1,5 +1,5 @@
 // Package dev is the whole system in one process: both brokers, the producer,
-// the edges and a worker, on files of its own and on the loopback alone.
+// the edges, a beat and a worker, on files of its own and on the loopback alone.
 //
 // It holds every station of the path, in order, and nothing that the path does
 // not have: the parts are those that run as processes elsewhere, and they speak
@@ -10,6 +10,7 @@ package dev
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ import (
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 	"pelton/internal/builtin"
+	"pelton/schedules"
 )
 
 // The topics and the queue of the system.
@@ -63,7 +65,8 @@ type Config struct {
 	// Watch is told of each part that runs, and how to ask for its health.
 	Watch func(name string, check func() pulse.Health)
 
-	defaults [2]int // ports in place of 4222 and 9092, of the tests alone
+	defaults [2]int        // ports in place of 4222 and 9092, of the tests alone
+	tick     time.Duration // in place of beatEvery, likewise
 }
 
 // ErrCannotStart is what Run ends with where a folder or a port that was asked
@@ -92,6 +95,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.defaults == [2]int{} {
 		cfg.defaults = [2]int{defaultNATSPort, defaultKafkaPort}
+	}
+	if cfg.tick == 0 {
+		cfg.tick = beatEvery
 	}
 	if cfg.Watch == nil {
 		cfg.Watch = func(string, func() pulse.Health) {}
@@ -147,6 +153,11 @@ func (s *system) run(ctx context.Context) error {
 		return err
 	}
 	defer worker.stop()
+	janitor, err := s.janitor()
+	if err != nil {
+		return err
+	}
+	defer janitor.stop()
 	ingester, err := s.ingest()
 	if err != nil {
 		return err
@@ -157,16 +168,23 @@ func (s *system) run(ctx context.Context) error {
 		return err
 	}
 	defer producer.stop()
+	beat, err := s.beat()
+	if err != nil {
+		return err
+	}
+	defer beat.stop()
 	stopStatus := s.view.status(time.Second)
 	defer stopStatus()
 	if err := s.wait(ctx); err != nil {
 		return err
 	}
 	producer.stop()
+	beat.stop()
 	if s.cfg.For > 0 || s.cfg.Assert {
 		s.view.settle(context.WithoutCancel(ctx), drainQuiet)
 	}
 	ingester.stop()
+	janitor.stop()
 	worker.stop()
 	emitter.stop()
 	stopStatus()
@@ -288,15 +306,29 @@ func (s *system) worker() (*part, error) {
 		Setup:  engine.SetupManage,
 		Grace:  5 * time.Second,
 		Logger: s.cfg.Logger("worker"),
-		OnRecord: func(r *engine.Record) {
+		Hooks: engine.Hooks{Recorded: func(r *engine.Record) {
 			if r.State != wire.StateStarted {
 				s.view.record(r)
 			}
-		},
+		}},
 	})
 	builtin.Register(w, s.view.printer())
 	s.cfg.Watch("worker", w.Health)
 	return s.start("worker", nc, w.Run), nil
+}
+
+func (s *system) janitor() (*part, error) {
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
+	if err != nil {
+		return nil, err
+	}
+	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger("engine")})
+	if err != nil {
+		return nil, err
+	}
+	j := engine.NewJanitor(c, engine.JanitorConfig{Lanes: []wire.Lane{wire.PlainLane(queue)}, Logger: s.cfg.Logger("janitor")})
+	s.cfg.Watch("janitor", j.Health)
+	return s.start("janitor", nc, j.Run), nil
 }
 
 func (s *system) ingest() (*part, error) {
@@ -357,4 +389,32 @@ func (s *system) produce() (*part, error) {
 	}
 	s.cfg.Watch("produce", p.Health)
 	return s.start("produce", nil, p.Run), nil
+}
+
+// beatEvery is how often the one entry is due that comes with the system.
+const beatEvery = 5 * time.Second
+
+// beat runs that entry, and those that somebody adds to the bucket.
+func (s *system) beat() (*part, error) {
+	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
+	if err != nil {
+		return nil, err
+	}
+	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger("engine")})
+	if err != nil {
+		return nil, err
+	}
+	b, err := schedules.NewBeat(c, schedules.Config{
+		Entries: schedules.List(schedules.Entry{
+			Name: "tick", Every: s.cfg.tick, Task: "print", Queue: queue, Body: json.RawMessage(`{"message":"tick"}`),
+		}),
+		Place:        func(string) string { return "pelton dev" },
+		OnOccurrence: s.view.occurred,
+		Logger:       s.cfg.Logger("beat"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Watch("beat", b.Health)
+	return s.start("beat", nc, b.Run), nil
 }

@@ -41,7 +41,7 @@ func ports(t *testing.T) (a, b int) {
 func TestTheWholePath(t *testing.T) {
 	var out bytes.Buffer
 	nats, kafka := ports(t)
-	cfg := Config{StoreDir: t.TempDir(), NATSPort: nats, KafkaPort: kafka, Interval: 20 * time.Millisecond, For: 2 * time.Second, Assert: true, Stdout: &out}
+	cfg := Config{StoreDir: t.TempDir(), NATSPort: nats, KafkaPort: kafka, Interval: 20 * time.Millisecond, For: 2 * time.Second, Assert: true, Stdout: &out, tick: time.Second}
 	for round := range 2 { // the second on the files of the first
 		if err := Run(t.Context(), cfg); err != nil {
 			t.Fatalf("round %d: %v\n%s", round, err, out.String())
@@ -54,6 +54,7 @@ func TestTheWholePath(t *testing.T) {
 		`record +commands/\d@0\n`,
 		`task +commands/\d@0 → commands-\d-0  print in default\n`,
 		`print +\{"uuid":"[0-9a-f-]{36}","content":`,
+		`beat +tick → tick-\d+  print in default\n`,
 		`ok +commands-\d-0  print  \S+  attempt 1\n`,
 		`result +commands-\d-0 → results/\d@\d+  succeeded\n`,
 		`counted from topics and streams: produced \d\d+ = ingested \d+ = finished \d+ = emitted \d+, 0 failed, 0 doubled\n`,

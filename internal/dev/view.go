@@ -14,6 +14,7 @@ import (
 	"pelton/edges/produce"
 	"pelton/engine"
 	"pelton/engine/wire"
+	"pelton/schedules"
 )
 
 // view writes one line for each step of each message, and on a terminal a last
@@ -107,6 +108,17 @@ func (v *view) ingested(batch ingest.Batch) {
 	for _, t := range batch.Tasks {
 		v.counts.ingested++
 		v.line("task", "%s/%d@%d → %s  %s in %s", batch.Topic, batch.Partition, t.Offset, t.ID, t.Task, batch.Queue)
+	}
+}
+
+func (v *view) occurred(o schedules.Occurrence) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.moved()
+	if o.Outcome == schedules.Fired {
+		v.line("beat", "%s → %s  %s in %s", o.Entry, o.ID, o.Task, o.Queue)
+	} else {
+		v.line("skipped", "%s  %s", o.ID, o.Outcome)
 	}
 }
 

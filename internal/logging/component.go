@@ -19,6 +19,7 @@ var components = map[string][]string{
 	"health":  {"health"},
 	"engine":  {"celery", "engine"},
 	"ingest":  {"ingest"},
+	"janitor": {"janitor"},
 	"kafka":   {"confluent_kafka", "kafka"},
 	"logging": {"logging"},
 	"nats":    {"nats"},

@@ -275,11 +275,11 @@ func TestNotStopped(t *testing.T) {
 		}
 		c := w.client(wire.DefaultNamespace, w.login("worker", "_INBOX_worker", func(error) {}))
 		buried := make(chan *engine.Record, 8)
-		worker := engine.NewWorker(c, engine.WorkerConfig{OnRecord: func(r *engine.Record) {
+		worker := engine.NewWorker(c, engine.WorkerConfig{Hooks: engine.Hooks{Recorded: func(r *engine.Record) {
 			if r.State == wire.StateFailed {
 				buried <- r
 			}
-		}})
+		}}})
 		handlers(worker)
 		err := start(ctx, worker.Run).during(ctx, func(ctx context.Context) error {
 			select {

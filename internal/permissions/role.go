@@ -77,7 +77,7 @@ func Roles(cfg Config) ([]Role, error) {
 		}
 	}
 	roles := []Role{
-		publisher(cfg), trusted(cfg), waiter(cfg), canceller(cfg), worker(cfg), ingester(cfg), emitter(cfg), setup(cfg), janitor(cfg), observer(cfg), operator(cfg),
+		publisher(cfg), trusted(cfg), waiter(cfg), canceller(cfg), worker(cfg), beater(cfg), scheduler(cfg), ingester(cfg), emitter(cfg), setup(cfg), janitor(cfg), observer(cfg), operator(cfg),
 	}
 	for i := range roles {
 		roles[i].Subscribe = append(roles[i].Subscribe, Right{roles[i].Inbox() + ".>", "answers"})
@@ -281,6 +281,58 @@ func worker(cfg Config) Role {
 	return Role{Name: "worker", Does: "runs tasks", Publish: rights}
 }
 
+func beater(cfg Config) Role {
+	rights := cfg.entries()
+	rights = append(rights, cfg.each(func(n names) []Right {
+		plain := n.plain()
+		of := append(n.entries(), []Right{
+			{plain.task(".*.*"), "tasks, each with its id"},
+			{api + "STREAM.PURGE." + plain.tasks, "remove old positions, and a task that is replaced"},
+			{n.records(), "write that a task is replaced"},
+			{n.revoked(), "tell the workers"},
+			{api + "STREAM.PURGE." + plain.later, "remove a task that is replaced and waits for its time"},
+		}...)
+		return append(of, n.lookup()...)
+	})...)
+	return Role{Name: "beat", Does: "sends tasks at their times; sees bodies that wait, may empty a queue", Publish: rights}
+}
+
+func scheduler(cfg Config) Role {
+	keys := cfg.Namespace.ScheduleSubject("*")
+	rights := append(cfg.entries(),
+		Right{keys, "add, change and remove entries"},
+		Right{api + "DIRECT.GET." + cfg.Namespace.SchedulesStream() + "." + keys, "read one"})
+	rights = append(rights, cfg.each(func(n names) []Right {
+		return slices.Concat(n.entries(), []Right{{n.plain().task(".*"), "send the task of an entry once"}}, n.lookup())
+	})...)
+	return Role{Name: "scheduler", Does: "changes the entries of beat and looks at them; sees bodies that wait", Publish: rights}
+}
+
+// entries is the right to hear of the entries of beat.
+func (cfg Config) entries() []Right {
+	stream := cfg.Namespace.SchedulesStream()
+	return []Right{
+		streamInfo(stream),
+		{api + "CONSUMER.CREATE." + stream + ".*." + cfg.Namespace.ScheduleSubject(">"), "hear of changes of entries"},
+		{"$JS.FC." + stream + ".*.*", "keep up with them"},
+		{api + "CONSUMER.DELETE." + stream + ".*", "listen no more"},
+	}
+}
+
+// entries is the right to decide the entries that send to the queue, and to see
+// what became of their tasks.
+func (n names) entries() []Right {
+	plain := n.plain()
+	ledger := n.ns.LedgerSubject(plain.Lane, "beat", "*")
+	return []Right{
+		streamInfo(plain.tasks),
+		{ledger, "up to where an entry is decided"},
+		{api + "DIRECT.GET." + plain.tasks + "." + ledger, "read it"},
+		{n.ns.ScheduleSubject("ledger." + n.queue + ".*"), "note that an entry has one"},
+		n.readRecords(),
+	}
+}
+
 func ingester(cfg Config) Role {
 	return Role{Name: "ingest", Does: "makes tasks of Kafka records", Publish: cfg.each(func(n names) []Right {
 		plain := n.plain()
@@ -321,7 +373,7 @@ func setup(cfg Config) Role {
 			{api + "CONSUMER.CREATE." + stream + "." + durable + "." + filter, "make it, mend it"},
 		}
 	}
-	rights := append(stream(cfg.Namespace.DeadStream()), stream(cfg.Namespace.RevokedStream())...)
+	rights := slices.Concat(stream(cfg.Namespace.DeadStream()), stream(cfg.Namespace.RevokedStream()), stream(cfg.Namespace.SchedulesStream()))
 	rights = append(rights, cfg.each(func(n names) []Right {
 		of := append(stream(n.results), n.each(func(l lane) []Right {
 			return slices.Concat(stream(l.later), stream(l.tasks),
@@ -337,11 +389,21 @@ func setup(cfg Config) Role {
 }
 
 func janitor(cfg Config) Role {
-	return Role{Name: "janitor", Does: "trims ledgers; may empty a queue", Publish: cfg.each(func(n names) []Right {
-		return []Right{
-			{api + "STREAM.INFO." + n.plain().tasks, "find the stream"},
-			{api + "STREAM.PURGE." + n.plain().tasks, "remove old positions"},
-		}
+	const find, remove = "find what was forgotten", "remove what was forgotten"
+	return Role{Name: "janitor", Does: "trims ledgers, puts right tasks that were forgotten; may empty a queue", Publish: cfg.each(func(n names) []Right {
+		of := n.each(func(l lane) []Right {
+			return []Right{
+				{api + "STREAM.INFO." + l.tasks, "see the ledgers"},
+				{api + "STREAM.PURGE." + l.tasks, "remove old positions"},
+				{api + "CONSUMER.INFO." + l.tasks + "." + wire.WorkersDurable, find},
+				{api + "CONSUMER.INFO." + l.later + "." + wire.DueDurable, find},
+				leader(l.tasks, find), leader(l.later, find),
+				l.park("make it due again"),
+				{api + "STREAM.MSG.DELETE." + l.tasks, remove},
+				{api + "STREAM.MSG.DELETE." + l.later, remove},
+			}
+		})
+		return append(of, leader(n.results, "see whether it is done with"), Right{n.records(), "say that it is queued again"})
 	})}
 }
 
@@ -349,7 +411,7 @@ func observer(cfg Config) Role {
 	rights := []Right{
 		{api + "INFO", "the account and its limits"},
 		{api + "STREAM.NAMES", "find the queues"},
-		streamInfo(cfg.Namespace.DeadStream()), streamInfo(cfg.Namespace.RevokedStream()),
+		streamInfo(cfg.Namespace.DeadStream()), streamInfo(cfg.Namespace.RevokedStream()), streamInfo(cfg.Namespace.SchedulesStream()),
 	}
 	rights = append(rights, cfg.each(func(n names) []Right {
 		return append(n.each(lane.verify), streamInfo(n.results), n.readRecords())
@@ -365,6 +427,7 @@ func operator(cfg Config) Role {
 	role.Name, role.Does = "operator", "looks at everything, bodies that wait or died included"
 	dead := cfg.Namespace.DeadStream()
 	role.Publish = append(role.Publish,
+		Right{"$SYS.REQ.USER.INFO", "tell its own rights"},
 		Right{api + "DIRECT.GET." + dead, "count dead letters"},
 		Right{api + "CONSUMER.CREATE." + dead + ".*." + cfg.Namespace.DeadFilter(""), "list dead letters"},
 		Right{api + "CONSUMER.MSG.NEXT." + dead + ".*", "list dead letters"},

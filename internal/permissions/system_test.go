@@ -227,13 +227,13 @@ func observeBusy(ctx context.Context, observer, operator stage) error {
 	return errors.Join(err, errDead)
 }
 
-// trimBusy trims the ledger that ingest has written.
+// trimBusy looks after the queue that the others work with.
 func trimBusy(ctx context.Context, s stage) error {
-	l, err := s.ledgerOf(s.nc)
+	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	return l.Trim(ctx)
+	return engine.NewJanitor(c, engine.JanitorConfig{}).Once(ctx)
 }
 
 // mustHaveForbiddenNothing allows for one look: who waits asks once whether it

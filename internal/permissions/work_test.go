@@ -3,7 +3,6 @@ package permissions
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -16,7 +15,6 @@ import (
 	"pelton/edges/emit"
 	"pelton/edges/ingest"
 	"pelton/engine"
-	"pelton/engine/ledger"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 )
@@ -31,10 +29,12 @@ var work = map[string]func(context.Context, stage) error{
 	"waiter":    wait,
 	"canceller": cancelTasks,
 	"worker":    runTasks,
+	"beat":      beat,
+	"scheduler": schedule,
 	"ingest":    ingestRecords,
 	"emit":      emitResults,
 	"setup":     setUp,
-	"janitor":   trim,
+	"janitor":   keepOrder,
 	"observer":  observe,
 	"operator":  operate,
 }
@@ -207,13 +207,16 @@ func wait(ctx context.Context, s stage) error {
 	return errors.Join(s.record(ctx, started), <-ended)
 }
 
+// parkedAfter is a wait for which a worker keeps no task in its hands.
+const parkedAfter = 1200 * time.Millisecond
+
 // handlers are those of the tasks ok, flaky and bad.
 func handlers(w *engine.Worker) {
 	engine.HandleRaw(w, "ok", func(context.Context, *engine.Message) ([]byte, error) { return []byte(`"done"`), nil })
 	engine.HandleRaw(w, "print", func(_ context.Context, m *engine.Message) ([]byte, error) { return m.Body, nil })
 	engine.HandleRaw(w, "flaky", func(_ context.Context, m *engine.Message) ([]byte, error) {
 		if m.Info.Attempt == 1 {
-			return nil, engine.RetryIn(10*time.Millisecond, errors.New("once"))
+			return nil, engine.RetryIn(parkedAfter, errors.New("once"))
 		}
 		return []byte(`2`), nil
 	})
@@ -489,41 +492,108 @@ func (s stage) spoil(ctx context.Context, st topology.Stream) error {
 	return nil
 }
 
-func (s stage) ledgerOf(nc *nats.Conn) (*ledger.Ledger, error) {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, err
-	}
-	lane := wire.PlainLane(queue)
-	return ledger.New(ledger.Config{JetStream: js, Stream: s.ns.TaskStream(lane), Subject: s.ns.LedgerSubject(lane, "commands", "commands", "0")})
-}
-
-// trim leaves one of two positions.
-func trim(ctx context.Context, s stage) error {
+// keepOrder trims a ledger and puts right what was forgotten, in each lane.
+func keepOrder(ctx context.Context, s stage) error {
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
-	writer, err := s.ledgerOf(s.admin.Conn())
+	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	first, err := writer.Write(ctx, 0, nil, json.RawMessage(`1`))
+	var lanes []wire.Lane
+	for _, p := range s.priorities() {
+		lane := wire.Lane{Queue: queue, Priority: p}
+		lanes = append(lanes, lane)
+		if err := errors.Join(s.forgetTasks(ctx, lane), s.forgetDue(ctx, lane), s.fillLedger(ctx, lane)); err != nil {
+			return fmt.Errorf("lane %s: %w", lane, err)
+		}
+	}
+	if err := engine.NewJanitor(c, engine.JanitorConfig{Lanes: lanes}).Once(ctx); err != nil {
+		return err
+	}
+	for _, lane := range lanes {
+		tasks, err := s.stream(ctx, s.ns.TaskStream(lane))
+		if err == nil && tasks.CachedInfo().State.Msgs != 1 {
+			err = fmt.Errorf("lane %s: %d messages are left, want the newest position", lane, tasks.CachedInfo().State.Msgs)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillLedger leaves more positions than a janitor lets stand.
+func (s stage) fillLedger(ctx context.Context, lane wire.Lane) error {
+	for range 70 {
+		if _, err := s.admin.JetStream().Publish(ctx, s.ns.LedgerSubject(lane, "commands", "commands", "0"), []byte(`{}`)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgetTasks leaves a task below the floor of the workers' consumer.
+func (s stage) forgetTasks(ctx context.Context, lane wire.Lane) error {
+	id := "job-" + lane.String()
+	err := s.record(ctx, engine.Record{ID: id, State: wire.StateStarted, Sequence: 1, Priority: lane.Priority})
+	return errors.Join(err, s.forget(ctx, s.ns.TaskStream(lane), wire.WorkersDurable, func(task string) error {
+		_, err := s.admin.JetStream().Publish(ctx, s.ns.TaskSubject(wire.Address{Lane: lane, Task: task, ID: id}), []byte(`1`))
+		return err
+	}, s.ns.TaskSubject(wire.Address{Lane: lane, Task: "pass", ID: "*"}), s.ns.TaskFilter(lane)))
+}
+
+// forgetDue leaves one that has become due below the floor of theirs. It has
+// ended meanwhile.
+func (s stage) forgetDue(ctx context.Context, lane wire.Lane) error {
+	id := "due-" + lane.String()
+	err := s.record(ctx, engine.Record{ID: id, State: wire.StateSucceeded, Priority: lane.Priority})
+	stream := s.ns.LaterStream(lane)
+	return errors.Join(err, s.forget(ctx, stream, wire.DueDurable, func(task string) error {
+		m := nats.NewMsg(s.ns.LaterSubject(lane, id))
+		target := s.ns.DueSubject(wire.Address{Lane: lane, Task: task, ID: id})
+		m.Header.Set("Nats-Schedule", "@at "+time.Now().UTC().Add(100*time.Millisecond).Format(time.RFC3339Nano))
+		m.Header.Set("Nats-Schedule-Target", target)
+		m.Data = []byte(`1`)
+		if _, err := s.admin.JetStream().PublishMsg(ctx, m); err != nil {
+			return err
+		}
+		later, err := s.stream(ctx, stream)
+		for err == nil {
+			if _, err = later.GetLastMsgForSubject(ctx, target); err == nil {
+				return nil
+			}
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				err = ctx.Err()
+			}
+		}
+		return err
+	}, s.ns.DueSubject(wire.Address{Lane: lane, Task: "pass", ID: "*"}), s.ns.DueFilter(lane)))
+}
+
+// forget has the consumer's floor rise above a message that it did not ask for.
+func (s stage) forget(ctx context.Context, stream, durable string, put func(task string) error, passes, filter string) error {
+	js := s.admin.JetStream()
+	consumer, err := js.Consumer(ctx, stream, durable)
+	if err != nil {
+		return err
+	}
+	cfg := consumer.CachedInfo().Config
+	cfg.FilterSubject = passes
+	if consumer, err = js.UpdateConsumer(ctx, stream, cfg); err != nil {
+		return err
+	}
+	if err := errors.Join(put("print"), put("pass")); err != nil {
+		return err
+	}
+	m, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
 	if err == nil {
-		_, err = writer.Write(ctx, first.Sequence, nil, json.RawMessage(`2`))
+		err = m.DoubleAck(ctx)
 	}
-	if err != nil {
-		return err
-	}
-	trimmer, err := s.ledgerOf(s.nc)
 	if err == nil {
-		err = trimmer.Trim(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	stream, err := s.stream(ctx, s.ns.TaskStream(wire.PlainLane(queue)))
-	if err == nil && stream.CachedInfo().State.Msgs != 1 {
-		err = fmt.Errorf("%d positions are left, want 1", stream.CachedInfo().State.Msgs)
+		cfg.FilterSubject = filter
+		_, err = js.UpdateConsumer(ctx, stream, cfg)
 	}
 	return err
 }
@@ -549,6 +619,9 @@ func observe(ctx context.Context, s stage) error {
 
 func operate(ctx context.Context, s stage) error {
 	if err := observe(ctx, s); err != nil {
+		return err
+	}
+	if _, err := s.nc.RequestWithContext(ctx, "$SYS.REQ.USER.INFO", nil); err != nil {
 		return err
 	}
 	if _, err := s.admin.JetStream().Publish(ctx, s.ns.DeadSubject(queue, "print", "job-9"), []byte(`1`)); err != nil {

@@ -1,0 +1,245 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"pelton/engine/ledger"
+	"pelton/engine/pulse"
+	"pelton/engine/wire"
+)
+
+// JanitorConfig says what a janitor keeps in order.
+type JanitorConfig struct {
+	// Lanes whose streams it looks after; the plain lane of the default queue
+	// unless set.
+	Lanes []wire.Lane
+	// Every is the time between two rounds; 30 s unless set.
+	Every time.Duration
+	// Logger; nothing is logged unless set.
+	Logger *slog.Logger
+}
+
+func (cfg JanitorConfig) withDefaults() JanitorConfig {
+	if len(cfg.Lanes) == 0 {
+		cfg.Lanes = []wire.Lane{wire.PlainLane(DefaultQueue)}
+	}
+	orDuration(&cfg.Every, 30*time.Second)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return cfg
+}
+
+func (cfg JanitorConfig) validate() error {
+	for _, l := range cfg.Lanes {
+		if err := wire.CheckQueue(l.Queue); err != nil {
+			return fmt.Errorf("janitor.queues: %w", err)
+		}
+	}
+	if cfg.Every < 0 || cfg.Every > wire.MaxDuration {
+		return fmt.Errorf("janitor.every must be from 0 to a year, got %s", cfg.Every)
+	}
+	return nil
+}
+
+// Janitor does what takes rights that nobody else has, because with them a
+// queue can be emptied: it trims the ledgers of the writers that keep their
+// position in a queue, and puts right the tasks that a broker has forgotten, see
+// [Janitor.Run]. Nothing waits for it, so one is enough; several do no harm.
+type Janitor struct {
+	c   *Client
+	cfg JanitorConfig
+	err error // of the configuration
+	log *slog.Logger
+
+	loops    pulse.Set
+	loop     *pulse.Loop
+	working  atomic.Bool
+	trouble  atomic.Pointer[string] // why the last round failed
+	suspects map[suspect]time.Time  // since when they stand below their consumer's floor
+	said     map[suspect]bool       // that it cannot be put right
+}
+
+// NewJanitor makes a janitor. A configuration that breaks a rule is reported by
+// Run.
+func NewJanitor(c *Client, cfg JanitorConfig) *Janitor {
+	cfg = cfg.withDefaults()
+	j := &Janitor{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger, suspects: map[suspect]time.Time{}, said: map[suspect]bool{}}
+	j.loop = j.loops.Loop("rounds of the janitor", stallSettle)
+	return j
+}
+
+// Health tells whether the janitor makes its rounds, and whether the last one
+// came to its end. It may be called at any time, from any goroutine.
+func (j *Janitor) Health() Health {
+	h := Health{Stalled: j.loops.Stalled()}
+	if status := j.c.nc.Status(); status != nats.CONNECTED {
+		h.Unready = append(h.Unready, "nats: "+connection(status))
+	}
+	if !j.working.Load() {
+		h.Unready = append(h.Unready, "janitor: does not run")
+	}
+	if why := j.trouble.Load(); why != nil {
+		h.Unready = append(h.Unready, *why)
+	}
+	return h
+}
+
+// Run makes a round after the other until ctx is done, and returns nil then. A
+// broker that does not answer, or a stream that is not there, is said and tried
+// again with the next round; a right that is missing ends it with
+// [ErrForbidden].
+//
+// A task that stands below the floor of its consumer, where no worker will be
+// given it, for twice the consumer's AckWait is put right: one whose record says
+// that it is done with, or under way by another message, is removed; any other
+// is made due at once under its id, with its origin, attempt and run, and then
+// removed. The record is set back by compare-and-set first, so that a task that
+// has just ended is not run again. A server that keeps one copy of a stream can
+// leave such tasks when it is killed between two writes to its disk.
+func (j *Janitor) Run(ctx context.Context) error {
+	return j.run(ctx, func() bool { return false })
+}
+
+// Once makes one round, and as many more as it takes to be sure of the tasks
+// that it has found.
+func (j *Janitor) Once(ctx context.Context) error {
+	return j.run(ctx, func() bool { return len(j.suspects) == len(j.said) })
+}
+
+func (j *Janitor) run(ctx context.Context, enough func() bool) error {
+	if j.err != nil {
+		return j.err
+	}
+	defer j.loop.End()
+	if err := waitConnected(ctx, j.c.nc, j.log); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	j.working.Store(true)
+	defer j.working.Store(false)
+	j.log.InfoContext(ctx, "janitor started", "lanes", len(j.cfg.Lanes), "every", j.cfg.Every)
+	for {
+		next, err := j.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, ErrForbidden):
+			return err
+		case err != nil && j.c.nc.IsClosed():
+			return fmt.Errorf("nats connection: %w", ErrClosed)
+		case err == nil && enough():
+			return nil
+		}
+		j.tell(ctx, err)
+		j.loop.Rest()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(next):
+		}
+	}
+}
+
+// tell says once in a row that rounds do not come to their end.
+func (j *Janitor) tell(ctx context.Context, err error) {
+	before := j.trouble.Load()
+	switch {
+	case err == nil:
+		j.trouble.Store(nil)
+		if before != nil {
+			j.log.InfoContext(ctx, "rounds come to their end again")
+		}
+	case before == nil || *before != err.Error():
+		j.trouble.Store(new(err.Error()))
+		j.log.WarnContext(ctx, "the round is not complete, trying on", "err", err)
+	}
+}
+
+// round looks after every lane. It returns when the next one is due: earlier
+// where something is suspected.
+func (j *Janitor) round(ctx context.Context) (next time.Duration, err error) {
+	next = j.cfg.Every
+	seen := map[suspect]bool{}
+	for _, lane := range j.cfg.Lanes {
+		j.loop.Turn()
+		err = errors.Join(err, j.trim(ctx, lane))
+		for _, due := range []bool{false, true} {
+			j.loop.Turn()
+			wait, failure := j.mend(ctx, forgotten{lane: lane, due: due}, seen)
+			next = min(next, max(wait, minRound))
+			err = errors.Join(err, failure)
+		}
+		if errors.Is(err, ErrForbidden) || ctx.Err() != nil {
+			return next, err
+		}
+	}
+	if err == nil { // else some may not have been seen
+		maps.DeleteFunc(j.suspects, func(s suspect, _ time.Time) bool { return !seen[s] })
+		maps.DeleteFunc(j.said, func(s suspect, _ bool) bool { return !seen[s] })
+	}
+	return next, err
+}
+
+// minRound is the least time between two rounds.
+const minRound = 250 * time.Millisecond
+
+// ledgerEntries is how many entries of a ledger may stand before all but the
+// newest are removed: each counts against the queue's limit.
+const ledgerEntries = 64
+
+// trim shortens the ledgers of a lane, each by its exact subject: a wildcard
+// would keep one entry in all and destroy the others.
+func (j *Janitor) trim(ctx context.Context, lane wire.Lane) error {
+	name := j.c.ns.TaskStream(lane)
+	return j.ask(ctx, "stream "+name, func(ctx context.Context) error {
+		stream, err := j.c.js.Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(j.c.ns.LedgerFilter(lane)))
+		if err != nil {
+			return err
+		}
+		for _, subject := range slices.Sorted(maps.Keys(info.State.Subjects)) {
+			entries := info.State.Subjects[subject]
+			if entries <= ledgerEntries {
+				continue
+			}
+			l, err := ledger.New(ledger.Config{JetStream: j.c.js, Stream: name, Subject: subject})
+			if err != nil {
+				return err
+			}
+			if err := l.Trim(ctx); err != nil {
+				return err
+			}
+			j.log.DebugContext(ctx, "ledger trimmed", "ledger", subject, "entries", entries-1)
+		}
+		return nil
+	})
+}
+
+// janitorTimeout bounds what is asked of one stream at a time.
+const janitorTimeout = 15 * time.Second
+
+// ask asks the API of JetStream and says what was asked.
+func (j *Janitor) ask(ctx context.Context, what string, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, janitorTimeout)
+	defer cancel()
+	if err := j.c.AskAPI(ctx, do); err != nil {
+		return inspectError(what, err)
+	}
+	return nil
+}

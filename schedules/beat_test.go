@@ -1,0 +1,336 @@
+package schedules
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+
+	"pelton/engine"
+	"pelton/engine/topology"
+	"pelton/engine/wire"
+)
+
+func TestBeatSends(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	e := printEvery("ping", time.Second)
+	e.Body, e.Header, e.Expires = []byte(`{"message":"ping"}`), map[string]string{"X-Of": "test"}, time.Minute
+	b := w.run(Config{Entries: List(e)})
+	first := b.next(t)
+	for range 2 {
+		b.next(t)
+	}
+	b.end(t)
+	if first.Outcome != Fired || first.ID != OccurrenceID("ping", first.Nominal) {
+		t.Errorf("first %+v", first)
+	}
+	m := w.message("default", "print", first.ID)
+	if string(m.Data) != `{"message":"ping"}` || m.Header.Get("X-Of") != "test" || m.Header.Get("Pelton-Expires") != "1m0s" {
+		t.Errorf("body %s, headers %v", m.Data, m.Header)
+	}
+	if got, want := m.Header.Get("Pelton-Origin"), "beat:ping@"+first.Nominal.UTC().Format(time.RFC3339); got != want {
+		t.Errorf("origin %q, want %q", got, want)
+	}
+	if fired, skipped := w.whole("ping", "default", time.Second); fired < 3 || skipped > 0 {
+		t.Errorf("fired %d, skipped %d", fired, skipped)
+	}
+}
+
+// Three beats whose clocks differ by four seconds.
+func TestThreeBeats(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.put(printEvery("one", time.Second))
+	w.put(printEvery("two", 2*time.Second))
+	var beats []*running
+	for _, by := range []time.Duration{-2 * time.Second, 0, 2 * time.Second} {
+		beats = append(beats, w.run(Config{}, withClock(skewed{clockwork.NewRealClock(), by})))
+	}
+	w.decided("default", "one", func(p position) bool { return p.Counts[Fired] >= 6 })
+	w.decided("default", "two", func(p position) bool { return p.Counts[Fired] >= 4 })
+	for _, b := range beats {
+		b.end(t)
+	}
+	w.whole("one", "default", time.Second)
+	w.whole("two", "default", 2*time.Second)
+}
+
+// A machine whose clock is an hour before the broker's.
+func TestClockAheadIsHeldBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.put(printEvery("ping", time.Second))
+	b := w.run(Config{}, withClock(skewed{clockwork.NewRealClock(), time.Hour}))
+	o := b.next(t)
+	b.log.has(t, "held back")
+	if early := time.Until(o.Nominal); early > ahead+500*time.Millisecond {
+		t.Errorf("fired %s before its time", early)
+	}
+}
+
+func TestAddedChangedRemoved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.run(Config{})
+	b.log.has(t, "beat started")
+	w.put(printEvery("ping", time.Second))
+	b.next(t)
+
+	e := printEvery("ping", time.Second)
+	e.Task = "echo"
+	w.put(e)
+	for o := b.next(t); o.Task != "echo"; o = b.next(t) {
+	}
+	if _, err := w.store.Pause(t.Context(), "ping", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Remove(t.Context(), "ping"); err != nil {
+		t.Fatal(err)
+	}
+	p := w.decided("default", "ping", func(p position) bool { return p.Closed == closedRemoved })
+	w.put(printEvery("other", time.Second))
+	for range 3 {
+		for o := b.next(t); o.Entry != "other"; o = b.next(t) {
+		}
+	}
+	if now := w.position("default", "ping"); !now.Last.Equal(p.Last) {
+		t.Errorf("a removed entry went on from %s to %s", p.Last, now.Last)
+	}
+	if err := w.store.Remove(t.Context(), "ping"); !errors.Is(err, engine.ErrNotFound) {
+		t.Errorf("second Remove = %v", err)
+	}
+	w.put(printEvery("ping", time.Second))
+	for o := b.next(t); o.Entry != "ping"; o = b.next(t) {
+	}
+	b.end(t)
+	if p := w.position("default", "ping"); p.Closed != "" {
+		t.Errorf("an entry that came back is %+v", p)
+	}
+}
+
+// One entry is edited by hand into nonsense; the others go on.
+func TestBadEntries(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.run(Config{
+		Entries: List(printEvery("twice", time.Second), Entry{Name: "zero", Task: "print"}),
+		Place:   func(name string) string { return "pelton.yaml, beat.entries." + name },
+	})
+	w.put(printEvery("twice", time.Second))
+	if _, err := w.store.kv.PutString(t.Context(), "broken", `{"every":`); err != nil {
+		t.Fatal(err)
+	}
+	nowhere := printEvery("lost", time.Second)
+	nowhere.Queue = "nowhere"
+	if _, err := w.store.Put(t.Context(), nowhere, true); !errors.Is(err, engine.ErrNoQueue) {
+		t.Errorf("Put = %v", err)
+	}
+	value, err := json.Marshal(nowhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.store.kv.Put(t.Context(), "lost", value); err != nil {
+		t.Fatal(err)
+	}
+	w.put(printEvery("good", time.Second))
+	b.log.has(t, "entry is not run", "zero", "pelton.yaml, beat.entries.zero", "every")
+	b.log.has(t, "entry is not run", "twice", "pelton.yaml, beat.entries.twice", "bucket PELTON_SCHEDULES, key twice")
+	b.log.has(t, "entry is not run", "broken", "bucket PELTON_SCHEDULES, key broken")
+	b.log.has(t, "entry is not run", "lost", "nowhere", "queue does not exist")
+	for o := b.next(t); o.Entry != "good"; o = b.next(t) {
+	}
+	if !b.Health().Ready() {
+		t.Errorf("health %+v", b.Health())
+	}
+}
+
+func TestTwoEntriesOfOneName(t *testing.T) {
+	w := newWorld(t)
+	_, err := NewBeat(w.c, Config{Entries: List(printEvery("a", time.Second), printEvery("a", time.Minute))})
+	if !errors.Is(err, ErrTwice) {
+		t.Errorf("NewBeat = %v", err)
+	}
+}
+
+// What a ledger knew is not guessed.
+func TestLedgerGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.put(printEvery("ping", time.Second))
+	b := w.run(Config{})
+	b.next(t)
+	b.end(t)
+	stream, err := w.c.JetStream().Stream(t.Context(), "PELTON_TASKS_default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.put(printEvery("other", time.Second))
+	b = w.run(Config{})
+	b.log.has(t, "entry is not run", "ping", "the ledger has gone", "pelton schedule resume ping --anew")
+	if o := b.next(t); o.Entry != "other" {
+		t.Errorf("decided %+v", o)
+	}
+	if err := w.store.Forget(t.Context(), "default", "ping"); err != nil {
+		t.Fatal(err)
+	}
+	for o := b.next(t); o.Entry != "ping"; o = b.next(t) {
+	}
+}
+
+// An entry that goes to another queue leaves a ledger behind that nobody writes.
+func TestMovedToAnotherQueue(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.put(printEvery("ping", time.Second))
+	b := w.run(Config{})
+	b.next(t)
+	e := printEvery("ping", time.Second)
+	e.Queue = "mail"
+	w.put(e)
+	o := b.next(t)
+	for ; o.Queue != "mail"; o = b.next(t) {
+	}
+	old := w.position("default", "ping")
+	if old.Closed != closedMoved || !old.Last.Before(o.Nominal) {
+		t.Errorf("the ledger left behind is %+v, first in the other queue %s", old, o.Nominal)
+	}
+	w.put(printEvery("ping", time.Second))
+	for o = b.next(t); o.Queue != "default"; o = b.next(t) {
+	}
+	b.end(t)
+	sent := w.sent("default")
+	for id := range w.sent("mail") {
+		if sent[id] > 0 {
+			t.Errorf("%s was sent to both queues", id)
+		}
+	}
+}
+
+// A beat that has not heard of a change does not write by the old definition.
+func TestOlderDefinition(t *testing.T) {
+	w := newWorld(t)
+	older := w.put(printEvery("ping", time.Second))
+	newer := w.put(printEvery("ping", time.Hour))
+	w.seed(newer, time.Now())
+	k := w.keeper(older)
+	_, err := k.look(t.Context(), time.Now().Add(time.Minute), false)
+	if !errors.Is(err, ErrOlder) || !strings.Contains(err.Error(), "entry ping") {
+		t.Errorf("look = %v", err)
+	}
+	if n := len(w.sent("default")); n > 0 {
+		t.Errorf("%d tasks were sent", n)
+	}
+}
+
+// keeper is that of an entry, without a beat.
+func (w *world) keeper(s Stored) *keeper {
+	w.Helper()
+	d, err := newDefinition(s.Entry, SourceKV, s.Revision, "test")
+	if err != nil {
+		w.Fatal(err)
+	}
+	b, err := NewBeat(w.c, Config{})
+	if err != nil {
+		w.Fatal(err)
+	}
+	b.store = w.store
+	slot := b.newSlot(d)
+	if slot.keeper == nil {
+		w.Fatal(slot.told)
+	}
+	return slot.keeper
+}
+
+func TestOverlap(t *testing.T) {
+	start := time.Now().Truncate(time.Second).Add(-time.Minute)
+	tests := map[Overlap]struct {
+		outcomes string
+		revoked  bool
+	}{
+		OverlapQueue:   {outcomes: "fired fired"},
+		OverlapSkip:    {outcomes: "fired overlap"},
+		OverlapReplace: {outcomes: "fired fired", revoked: true},
+	}
+	for policy, test := range tests {
+		t.Run(string(policy), func(t *testing.T) {
+			w := newWorld(t)
+			e := printEvery("long", 10*time.Second)
+			e.Overlap = policy
+			s := w.put(e)
+			w.seed(s, start)
+			k := w.keeper(s)
+			var outcomes []string
+			for range 2 {
+				next, _ := k.def.schedule.Next(w.position("default", "long").Last)
+				turn, err := k.look(t.Context(), next, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, o := range turn.done {
+					outcomes = append(outcomes, o.Outcome)
+				}
+			}
+			if got := strings.Join(outcomes, " "); got != test.outcomes {
+				t.Errorf("outcomes %q, want %q", got, test.outcomes)
+			}
+			first, _ := k.def.schedule.Next(start)
+			r, err := w.c.Record(t.Context(), "default", OccurrenceID("long", first))
+			if revoked := err == nil && r != nil && r.State == wire.StateRevoked; revoked != test.revoked {
+				t.Errorf("record of the first %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+// A full queue holds an entry up, and loses none of it.
+func TestFullQueue(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: "small", MaxPending: 3}}})
+	e := printEvery("ping", time.Second)
+	e.Queue = "small"
+	w.put(e)
+	b := w.run(Config{})
+	b.log.has(t, "entry is not run", "queue is full")
+	seen := w.sent("small")
+	w.broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: "small", MaxPending: 1000}}})
+	b.log.has(t, "entry runs again")
+	b.next(t)
+	b.end(t)
+	if fired, _ := w.whole("ping", "small", time.Second); fired <= len(seen) {
+		t.Errorf("fired %d", fired)
+	}
+}
+
+// What was not there is not made up for: an entry that was removed while no beat
+// ran comes back from now on.
+func TestRemovedAndBack(t *testing.T) {
+	w := newWorld(t)
+	s := w.put(printEvery("ping", time.Minute))
+	k := w.keeper(s)
+	k.now = func() time.Time { return time.Now().Add(-time.Hour) }
+	if err := k.adopt(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Remove(t.Context(), "ping"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.End(t.Context(), "ping", s.Revision); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.keeper(s).look(t.Context(), time.Now(), false); !errors.Is(err, ErrOlder) {
+		t.Errorf("a beat that has not heard of it: %v", err)
+	}
+	again := w.put(printEvery("ping", time.Minute))
+	turn, err := w.keeper(again).look(t.Context(), time.Now(), false)
+	if err != nil || len(turn.done) > 0 {
+		t.Errorf("decided %+v, %v", turn.done, err)
+	}
+}

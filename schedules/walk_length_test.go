@@ -1,0 +1,6 @@
+//go:build !nightly
+
+package schedules_test
+
+// walks is how many random entries TestWalks walks through time with.
+const walks = 100_000

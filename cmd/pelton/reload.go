@@ -84,7 +84,7 @@ func (a *app) reloading(ctx context.Context, cfg *config.Config, logs *logging.L
 // stay as they are, each for itself, where what is new is broken.
 func (a *app) reload(current *config.Config, logs *logging.Logs) *config.Config {
 	log := logs.Logger("config")
-	defer health.FindSystemd(a.env).Reloading()()
+	defer a.board.Reloading(health.FindSystemd(a.env))()
 	next, err := a.again()
 	if err == nil {
 		err = a.relevel(next, logs)

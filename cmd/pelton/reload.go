@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"reflect"
@@ -41,15 +42,15 @@ func (c *certificates) add(more *connect.Certificates) {
 	c.all = append(c.all, more)
 }
 
+// reload reads those of each connection, whatever is wrong with another's.
 func (c *certificates) reload() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var errs []error
 	for _, certs := range c.all {
-		if err := certs.Reload(); err != nil {
-			return err
-		}
+		errs = append(errs, certs.Reload())
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // reloading reads settings and certificates again at each SIGHUP until the

@@ -148,8 +148,7 @@ func monitored(ctx context.Context, address string) (v varz, err error) {
 
 // withoutURL is why a request went wrong, without where it went.
 func withoutURL(err error) error {
-	var where *url.Error
-	if errors.As(err, &where) {
+	if where, ok := errors.AsType[*url.Error](err); ok {
 		return where.Err
 	}
 	return err

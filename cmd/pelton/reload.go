@@ -124,9 +124,13 @@ func (a *app) relevel(cfg *config.Config, logs *logging.Logs) error {
 	if err != nil {
 		return err
 	}
+	// First what may go wrong, so that nothing has changed where it does.
+	if err := logs.Reopen(); err != nil {
+		return err
+	}
 	logs.SetPython(python)
 	logs.SetLevels(root, levels)
-	return logs.Reopen()
+	return nil
 }
 
 // changedKeys are the keys that differ and do not take effect in a process that

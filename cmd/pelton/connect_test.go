@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"pelton/engine/enginetest"
+	"pelton/internal/config"
+	"pelton/internal/connect"
 	"pelton/internal/connect/connecttest"
 )
 
@@ -241,4 +243,32 @@ func TestHangupOfAProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	stderr.has(t, "reloaded: log levels and certificates")
+}
+
+// What is broken of one connection does not keep the certificates of another
+// from being read.
+func TestCertificatesAreReloadedEachForItself(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var all certificates
+	held := map[string]*connect.Certificates{}
+	for _, name := range []string{"kafka", "nats"} {
+		file := connecttest.File(t, dir, name+".pem", connecttest.NewAuthority(t, name).PEM())
+		certs, err := connect.LoadCertificates(&config.Config{}, name+".tls", config.TLS{CAFile: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held[name] = certs
+		all.add(certs)
+	}
+	next := connecttest.NewAuthority(t, "next")
+	connecttest.File(t, dir, "kafka.pem", []byte("broken"))
+	connecttest.File(t, dir, "nats.pem", next.PEM())
+	before := held["kafka"].Config("").RootCAs
+	if err := all.reload(); err == nil || !strings.Contains(err.Error(), "kafka.tls.ca_file") {
+		t.Errorf("error %v", err)
+	}
+	if !held["nats"].Config("").RootCAs.Equal(next.Pool()) || !held["kafka"].Config("").RootCAs.Equal(before) {
+		t.Error("not what was right was taken over, and that alone")
+	}
 }

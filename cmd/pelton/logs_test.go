@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"pelton/internal/config"
 )
 
 const pythonFile = `{"version":1,"formatters":{"f":{"format":"%(asctime)s - %(levelname)s - %(name)s - %(message)s"}},
@@ -132,5 +134,45 @@ func TestGlobalLoggersAreNotTouched(t *testing.T) {
 	slog.Warn("the canary sings") //nolint:sloglint,forbidigo // the control
 	if !strings.Contains(out.String(), "the canary sings") {
 		t.Error("the canary hears nothing")
+	}
+}
+
+// A log file that cannot be opened anew leaves the levels as they are, as the
+// line about it says.
+func TestLevelsStayWhereAReloadFails(t *testing.T) {
+	t.Parallel()
+	ctx, dir := testContext(t), t.TempDir()
+	folder, away := filepath.Join(dir, "logs"), filepath.Join(dir, "away")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, dir, foundLogging, `{"version":1,"handlers":{"f":{"class":"logging.FileHandler","filename":"logs/role.log"}},"root":{"handlers":["f"]}}`)
+	a := &app{stdout: io.Discard, stderr: io.Discard, dir: dir}
+	settings := func(level string) *config.Config {
+		t.Helper()
+		cfg, err := config.Load(config.Options{Dir: dir, Environ: []string{"PELTON_LOG__LEVEL=" + level}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	logs, err := a.roleLogs(settings("info"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.Close()
+	for _, step := range []struct {
+		from, to string
+		fails    bool
+	}{{folder, away, true}, {away, folder, false}} {
+		if err := os.Rename(step.from, step.to); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.relevel(settings("debug"), logs); (err != nil) != step.fails {
+			t.Errorf("error %v", err)
+		}
+		if got := logs.Logger("nats").Enabled(ctx, slog.LevelDebug); got == step.fails {
+			t.Errorf("debug after a reload that fails=%t: %t", step.fails, got)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"reflect"
@@ -41,15 +42,15 @@ func (c *certificates) add(more *connect.Certificates) {
 	c.all = append(c.all, more)
 }
 
+// reload reads those of each connection, whatever is wrong with another's.
 func (c *certificates) reload() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var errs []error
 	for _, certs := range c.all {
-		if err := certs.Reload(); err != nil {
-			return err
-		}
+		errs = append(errs, certs.Reload())
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // reloading reads settings and certificates again at each SIGHUP until the
@@ -84,7 +85,7 @@ func (a *app) reloading(ctx context.Context, cfg *config.Config, logs *logging.L
 // stay as they are, each for itself, where what is new is broken.
 func (a *app) reload(current *config.Config, logs *logging.Logs) *config.Config {
 	log := logs.Logger("config")
-	defer health.FindSystemd(a.env).Reloading()()
+	defer a.board.Reloading(health.FindSystemd(a.env))()
 	next, err := a.again()
 	if err == nil {
 		err = a.relevel(next, logs)
@@ -123,9 +124,13 @@ func (a *app) relevel(cfg *config.Config, logs *logging.Logs) error {
 	if err != nil {
 		return err
 	}
+	// First what may go wrong, so that nothing has changed where it does.
+	if err := logs.Reopen(); err != nil {
+		return err
+	}
 	logs.SetPython(python)
 	logs.SetLevels(root, levels)
-	return logs.Reopen()
+	return nil
 }
 
 // changedKeys are the keys that differ and do not take effect in a process that

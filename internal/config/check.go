@@ -84,6 +84,9 @@ func contradictions(c *Config) []error {
 		}
 		fail(key, fmt.Sprintf("must leave worker.backoff.min (%s) at most worker.backoff.max (%s)", c.Worker.Backoff.Min, c.Worker.Backoff.Max), "")
 	}
+	if key := "produce.idempotent"; c.IsSet(key) && c.Produce.Idempotent && c.Kafka.Acks != "all" {
+		fail("kafka.acks", fmt.Sprintf("must be all while %s is true (%s)", key, c.Source(key)), c.Kafka.Acks)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Edges.Emit)) {
 		edge := c.Edges.Emit[name]
 		if queue, twice := repeated(edge.Queues); twice {

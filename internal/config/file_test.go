@@ -350,6 +350,7 @@ func TestContradictions(t *testing.T) {
 		{"kafka: {sasl: {mechanism: plain, user: a}}", "kafka.sasl.user must not stand without kafka.sasl.password"},
 		{"worker: {backoff: {min: 1h}}", "worker.backoff.min must leave worker.backoff.min (1h0m0s) at most worker.backoff.max (10m0s)"},
 		{"worker: {backoff: {max: 1ms}}", "worker.backoff.max must leave"},
+		{"{kafka: {acks: 1}, produce: {idempotent: true}}", "kafka.acks must be all while produce.idempotent is true (pelton.yaml:1), got 1"},
 		{"edges: {emit: {results: {queues: [a, b, a]}}}", "edges.emit.results.queues must name each queue once, got a"},
 		{"edges: {emit: {results: {topic: a, ledger_topic: a}}}", "edges.emit.results.ledger_topic must be a topic of its own, results are written to this one, got a"},
 	} {

@@ -48,7 +48,7 @@ var rules = map[string]rule{
 	"janitor.every":                    between(time.Millisecond, wire.MaxDuration),
 	"edges.ingest.*.topics":            sole(isTopic, ruleTopic),
 	"edges.ingest.*.queue":             checked(wire.CheckQueue),
-	"edges.ingest.*.task":              checked(wire.CheckTask),
+	"edges.ingest.*.task":              checked(checkOwnTask),
 	"edges.ingest.*.session_timeout":   from(100 * time.Millisecond),
 	"edges.ingest.*.rebalance_timeout": from(100 * time.Millisecond),
 	"edges.ingest.*.max_batch":         between(1, 999),
@@ -59,7 +59,7 @@ var rules = map[string]rule{
 	"edges.emit.*.ledger_topic":        one(isTopic, ruleTopic),
 	"edges.emit.*.shards":              between(1, 1000),
 	"edges.emit.*.max_batch":           between(1, 100_000),
-	"edges.emit.*.max_record_bytes":    from(Bytes(16 << 10)),
+	"edges.emit.*.max_record_bytes":    between(Bytes(16<<10), 1<<30),
 	"edges.emit.*.transaction_timeout": from(100 * time.Millisecond),
 	"edges.emit.*.session_timeout":     from(100 * time.Millisecond),
 	"edges.emit.*.grace":               from(time.Millisecond),
@@ -69,7 +69,7 @@ var rules = map[string]rule{
 	"produce.linger":                   between(0, time.Minute),
 	"produce.compression":              oneOf("none", "gzip", "snappy", "lz4", "zstd"),
 	"produce.delivery_timeout":         from(time.Second),
-	"produce.max_message_bytes":        from(Bytes(512)),
+	"produce.max_message_bytes":        between(Bytes(512), 100<<20),
 	"produce.grace":                    from(time.Duration(0)),
 	"nats.inbox_prefix":                one(isSubject, "must be a subject without wildcards"),
 	"nats.monitor_url":                 one(isHTTP, "must be http://host:port"),
@@ -219,6 +219,14 @@ func lanes(v any) string {
 		return "must be high and low, each at most once"
 	}
 	return ""
+}
+
+// checkOwnTask holds for the tasks that users may send.
+func checkOwnTask(name string) error {
+	if strings.HasPrefix(name, wire.ReservedTaskPrefix) {
+		return &wire.NameError{Field: "task", Value: name, Rule: "must not begin with " + wire.ReservedTaskPrefix}
+	}
+	return wire.CheckTask(name)
 }
 
 func isQueue(s string) bool { return wire.CheckQueue(s) == nil }

@@ -209,6 +209,14 @@ func TestDurability(t *testing.T) {
 	synced.finds("durability", Fail, "status 404")
 	synced.cfg.MonitorURL = "http://127.0.0.1:1"
 	synced.finds("durability", Fail, "nats.monitor_url")
+	// Whatever goes wrong, nobody is told what stands in the address.
+	host := strings.TrimPrefix(other.URL, "http://")
+	for _, address := range []string{"http://u:canary@" + host, other.URL + "?token=canary", "http://u:canary@127.0.0.1:1", "http://127.0.0.1:1?token=canary", "http://canary%zz@h"} {
+		synced.cfg.MonitorURL = address
+		if f := synced.finds("durability", Fail, "nats.monitor_url: "); strings.Contains(f.Finding, "canary") {
+			t.Errorf("a secret is told: %s", f.Finding)
+		}
+	}
 }
 
 func TestSkew(t *testing.T) {

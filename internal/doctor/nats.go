@@ -3,9 +3,11 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -111,22 +113,9 @@ func durability(ctx context.Context, cfg Config) ([]Finding, error) {
 		return []Finding{note(Warn, "nats.monitor_url: http://127.0.0.1:8222",
 			"cannot tell whether acknowledged tasks survive a power cut: nats.monitor_url is not set")}, nil
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(cfg.MonitorURL, "/")+"/varz", http.NoBody)
+	v, err := monitored(ctx, cfg.MonitorURL)
 	if err != nil {
 		return nil, fmt.Errorf("nats.monitor_url: %w", err)
-	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, fmt.Errorf("nats.monitor_url: %w", err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("nats.monitor_url %s: status %d, must be 200", cfg.MonitorURL, response.StatusCode)
-	}
-	var v varz
-	if err := json.NewDecoder(http.MaxBytesReader(nil, response.Body, 16<<20)).Decode(&v); err != nil {
-		return nil, fmt.Errorf("nats.monitor_url %s: %w", cfg.MonitorURL, err)
 	}
 	switch sync := v.JetStream.Config; {
 	case sync.SyncAlways:
@@ -134,7 +123,35 @@ func durability(ctx context.Context, cfg Config) ([]Finding, error) {
 	case sync.SyncInterval > 0:
 		return []Finding{note(Warn, syncAlways, "sync_interval %s: a power cut may lose acknowledged tasks", sync.SyncInterval)}, nil
 	}
-	return nil, fmt.Errorf("nats.monitor_url %s: the server does not tell its sync_interval", cfg.MonitorURL)
+	return nil, errors.New("nats.monitor_url: the server does not tell its sync_interval")
+}
+
+// monitored asks a server's monitoring port. Errors do not have the address,
+// for a password may stand in it.
+func monitored(ctx context.Context, address string) (v varz, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(address, "/")+"/varz", http.NoBody)
+	if err != nil {
+		return v, withoutURL(err)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		return v, withoutURL(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return v, fmt.Errorf("status %d, must be 200", response.StatusCode)
+	}
+	err = json.NewDecoder(http.MaxBytesReader(nil, response.Body, 16<<20)).Decode(&v)
+	return v, err
+}
+
+// withoutURL is why a request went wrong, without where it went.
+func withoutURL(err error) error {
+	if where, ok := errors.AsType[*url.Error](err); ok {
+		return where.Err
+	}
+	return err
 }
 
 // Clocks that differ by this much are told: times of tasks and of positions are

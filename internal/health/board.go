@@ -16,9 +16,10 @@ import (
 // Board gathers what the parts of a process say of themselves. The zero value
 // has no parts, so it is not ready. It is safe for concurrent use.
 type Board struct {
-	mu       sync.Mutex
-	parts    []part
-	draining atomic.Bool
+	mu        sync.Mutex
+	parts     []part
+	draining  atomic.Bool
+	toldReady atomic.Bool // to systemd
 }
 
 type part struct {

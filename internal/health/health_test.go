@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -120,15 +121,15 @@ func TestListenOnATakenPort(t *testing.T) {
 }
 
 // heard returns a function that waits for a message of systemd's socket that
-// has a line.
-func heard(t *testing.T, name string) func(line string) {
+// has a line, and that must not hear others before it.
+func heard(t *testing.T, name string) func(line string, never ...string) {
 	t.Helper()
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return func(line string) {
+	return func(line string, never ...string) {
 		t.Helper()
 		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 			t.Fatal(err)
@@ -141,6 +142,9 @@ func heard(t *testing.T, name string) func(line string) {
 			for got := range strings.SplitSeq(string(buf[:n]), "\n") {
 				if strings.HasPrefix(got, line) {
 					return
+				}
+				if slices.Contains(never, got) {
+					t.Errorf("%s was heard before %s", got, line)
 				}
 			}
 		}
@@ -158,15 +162,18 @@ func TestNotify(t *testing.T) {
 		s := FindSystemd([]string{"NOTIFY_SOCKET=" + socket, "WATCHDOG_USEC=20000"})
 		go func() { defer close(ended); b.Notify(ctx, s) }()
 		hears("STATUS=part: nats: not connected")
+		b.Reloading(s)() // too early to say so
+		hears("WATCHDOG=1", "RELOADING=1", "READY=1")
 		says.Store(&pulse.Health{})
-		hears("READY=1")
-		hears("WATCHDOG=1")
-		done := s.Reloading()
+		hears("READY=1", "RELOADING=1")
+		hears("WATCHDOG=1") // by then it is known that it was told
+		done := b.Reloading(s)
 		hears("RELOADING=1")
 		done()
 		hears("READY=1")
 		b.Drain()
-		hears("STOPPING=1")
+		b.Reloading(s)() // too late
+		hears("STOPPING=1", "RELOADING=1", "READY=1")
 		cancel()
 		<-ended
 	}

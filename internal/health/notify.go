@@ -44,8 +44,12 @@ func FindSystemd(environ []string) Systemd {
 }
 
 // Reloading tells that the process reads its settings anew, and returns what
-// tells that it has.
-func (s Systemd) Reloading() (done func()) {
+// tells that it has. Before the process was ready, and once it drains, systemd
+// would take that for ready, so nothing is told.
+func (b *Board) Reloading(s Systemd) (done func()) {
+	if !b.toldReady.Load() || b.draining.Load() {
+		return func() {}
+	}
 	_ = s.send("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(monotonic().Microseconds(), 10))
 	return func() { _ = s.send("READY=1") }
 }
@@ -93,6 +97,7 @@ func (b *Board) Notify(ctx context.Context, s Systemd) {
 	n := notifier{systemd: s}
 	for {
 		n.tell(b.Report(), b.draining.Load(), time.Now())
+		b.toldReady.Store(n.ready)
 		select {
 		case <-ctx.Done():
 			n.tell(b.Report(), b.draining.Load(), time.Now()) // a short drain is told, too

@@ -98,6 +98,12 @@ func parseLayout(format, datefmt string) (out *layout, unused []string) {
 	return out, append(unused, unknown...)
 }
 
+// hasField reports whether a format tells anything of a line. Python refuses one
+// that does not.
+func hasField(format string) bool {
+	return slices.ContainsFunc(conversion.FindAllString(format, -1), func(s string) bool { return s != "%%" })
+}
+
 // verb is Go's for a conversion of Python's, or "" where it does not suit the
 // value.
 func verb(value any, flags, width, kind string) string {

@@ -194,6 +194,8 @@ func (r *reader) formatter(name string, t table) {
 	switch {
 	case style != "" && style != "%":
 		r.unused(t.key("style") + " (" + style + ")")
+	case format != "" && t.flag("validate", true) && !hasField(format):
+		r.fail(t.key("format"), "must have a field, such as %(message)s", format)
 	case format != "":
 		var unused []string
 		f.layout, unused = parseLayout(format, datefmt)

@@ -239,6 +239,7 @@ func TestInvalidPython(t *testing.T) {
 		{`{"version":1,"handlers":{"h":{}}}`, ": handlers.h.class must be set"},
 		{`{"version":1,"handlers":[]}`, ": handlers must be an object, got a list"},
 		{`{"version":1,"handlers":{"h":{"class":"logging.StreamHandler","formatter":"f"}}}`, `: handlers.h.formatter must name a formatter, got "f"`},
+		{oneFormat(`{"format":"100%% %(message)"}`), `: formatters.f.format must have a field, such as %(message)s, got "100%% %(message)"`},
 		{`{"version":1,"root":{"handlers":["h"]}}`, `: root.handlers must name handlers of the file, got "h"`},
 		{`{"version":1,"root":{"handlers":"h"}}`, `: root.handlers must be a list of names, got "h"`},
 		{`{"version":1,"loggers":{"a":{"handlers":[1]}}}`, `: loggers.a.handlers[0] must be a name, got 1`},

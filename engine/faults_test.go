@@ -348,7 +348,7 @@ func (w *faults) stepDown(n int) bool {
 func (w *faults) send(ctx context.Context, random *rand.Rand) {
 	for ctx.Err() == nil {
 		body := toilBody{Work: time.Duration(random.Int64N(int64(20 * time.Millisecond)))}
-		id := ""
+		task, id := "toil", ""
 		var eta time.Time
 		if random.IntN(100) < w.plan.slow {
 			body.Work = startedAfter + time.Duration(random.Int64N(int64(500*time.Millisecond)))
@@ -365,26 +365,28 @@ func (w *faults) send(ctx context.Context, random *rand.Rand) {
 			body.Panics = 1 + random.IntN(2)
 		case kind < 80:
 			body.Work = startedAfter + time.Duration(random.Int64N(int64(500*time.Millisecond)))
-		case kind < 85:
+		case kind < 83:
 			body.Bury = true
+		case kind < 90:
+			task = "bare"
 		default: // twice under one id
 			id = fmt.Sprintf("job-%d-x", random.Uint32())
-			w.group.Go(func() { w.sendOne(body, id, time.Time{}, 20*time.Second) })
+			w.group.Go(func() { w.sendOne("toil", body, id, time.Time{}, 20*time.Second) })
 		}
 		patience := 20 * time.Second
 		if random.IntN(2) == 0 {
 			patience = time.Second // too little for many an outage: it cannot know
 		}
-		w.sendOne(body, id, eta, patience)
+		w.sendOne(task, body, id, eta, patience)
 		<-time.After(time.Duration(random.Int64N(int64(100 * time.Millisecond)))) // the pace
 	}
 }
 
-func (w *faults) sendOne(body toilBody, id string, eta time.Time, patience time.Duration) {
+func (w *faults) sendOne(task string, body toilBody, id string, eta time.Time, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(w.ctx, patience)
 	defer cancel()
 	body.N = int(w.sent.Add(1))
-	e := faulttest.Event{Kind: faulttest.KindSend, N: body.N, ID: id, Outcome: faulttest.Acked}
+	e := faulttest.Event{Kind: faulttest.KindSend, N: body.N, ID: id, Bare: task == "bare", Outcome: faulttest.Acked}
 	var opts []SendOption
 	if id != "" {
 		opts = append(opts, WithID(id))
@@ -392,7 +394,7 @@ func (w *faults) sendOne(body toilBody, id string, eta time.Time, patience time.
 	if !eta.IsZero() {
 		opts, e.ETA = append(opts, WithETA(eta)), eta.UnixNano()
 	}
-	r, err := w.sender.SendRaw(ctx, DefaultQueue, "toil", must(json.Marshal(body)), opts...)
+	r, err := w.sender.SendRaw(ctx, DefaultQueue, task, must(json.Marshal(body)), opts...)
 	switch {
 	case err == nil:
 		e.ID = r.ID()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -170,7 +171,7 @@ func TestCopyWithoutATime(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSystem(t)
-			opts := append(tc.opts, engine.WithID("one"), engine.WithCountdown(1200*time.Millisecond))
+			opts := slices.Concat(tc.opts, []engine.SendOption{engine.WithID("one"), engine.WithCountdown(1200 * time.Millisecond)})
 			if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`1`), opts...); err != nil {
 				t.Fatal(err)
 			}

@@ -69,6 +69,7 @@ func toilerProcess(configuration string) int {
 	})
 	w.without = cfg.Without
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) { return toil(history, w.Name(), m) })
+	HandleRaw(w, "bare", func(_ context.Context, m *Message) ([]byte, error) { return toil(history, w.Name(), m) }, WithoutResult())
 	fmt.Println("ready")
 	if err := w.Run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -86,6 +87,7 @@ func toil(history *faulttest.Writer, who string, m *Message) ([]byte, error) {
 	}
 	e := faulttest.Event{
 		Kind: faulttest.KindBegin, N: body.N, ID: m.Info.ID, Run: m.Info.Run, Attempt: m.Info.Attempt, Fence: m.Info.Fence, Who: who,
+		Bare: m.Info.Task == "bare",
 	}
 	if err := history.Write(e); err != nil {
 		return nil, err

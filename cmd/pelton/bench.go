@@ -196,7 +196,7 @@ func (a *app) showBench(show *output, rounds []bench.Round) error {
 		if first.Pelton.Late != nil {
 			columns = lateColumns
 		}
-		end := slices.IndexFunc(rounds, func(r bench.Round) bool { return r.Conditions.String() != first.Conditions.String() })
+		end := slices.IndexFunc(rounds, func(r bench.Round) bool { return r.String() != first.String() })
 		if end < 0 {
 			end = len(rounds)
 		}

@@ -48,7 +48,8 @@ type Event struct {
 	Run      int          `json:"run,omitempty"`
 	Attempt  int          `json:"attempt,omitempty"`
 	Fence    uint64       `json:"fence,omitempty"`
-	ETA      int64        `json:"eta,omitempty"` // before which the task is not to run, as At
+	ETA      int64        `json:"eta,omitempty"`  // before which the task is not to run, as At
+	Bare     bool         `json:"bare,omitempty"` // of sends and begins: the task keeps no result, it has a record only where one was needed
 	Outcome  Outcome      `json:"outcome,omitempty"`
 	Who      string       `json:"who,omitempty"`
 	What     string       `json:"what,omitempty"`

@@ -88,6 +88,8 @@ type history struct {
 	verdict Verdict
 	sends   map[int]Event // by number
 	stored  map[string]bool
+	bare    map[string]bool    // by id: keeps no result
+	done    map[string]bool    // by id: a handler has returned a result
 	runs    map[string][]Event // begins, by id
 	ends    map[endKey]bool
 	records map[string][]Event // by revision
@@ -105,7 +107,7 @@ type endKey struct {
 func Judge(events []Event) Verdict {
 	h := &history{
 		verdict: Verdict{Sends: map[Outcome]int{}, Faults: map[string]int{}},
-		sends:   map[int]Event{}, stored: map[string]bool{}, runs: map[string][]Event{},
+		sends:   map[int]Event{}, stored: map[string]bool{}, bare: map[string]bool{}, done: map[string]bool{}, runs: map[string][]Event{},
 		ends: map[endKey]bool{}, records: map[string][]Event{}, left: map[string]uint64{},
 	}
 	for _, e := range events {
@@ -137,12 +139,15 @@ func (h *history) add(e Event) {
 		h.sends[e.N] = e
 		if e.Outcome == Acked || e.Outcome == Exists {
 			h.stored[e.ID] = true
+			h.bare[e.ID] = h.bare[e.ID] || e.Bare
 		}
 	case KindBegin:
 		h.verdict.Runs++
 		h.runs[e.ID] = append(h.runs[e.ID], e)
+		h.bare[e.ID] = h.bare[e.ID] || e.Bare
 	case KindEnd:
 		if e.Outcome == Done {
+			h.done[e.ID] = true
 			h.ends[endKey{e.ID, e.Run, Result{e.N, e.Attempt, e.Fence, e.Who}}] = true
 		}
 	case KindFault:
@@ -182,10 +187,12 @@ func (h *history) judgeShown() {
 	}
 }
 
-// judgeEnd: what was stored has come to its end.
+// judgeEnd: what was stored has come to its end. One that keeps no result has at
+// least been run to the end of its handler.
 func (h *history) judgeEnd(id string) {
 	records := h.records[id]
 	switch {
+	case len(records) == 0 && h.bare[id] && h.done[id]: // all that is promised of it
 	case len(records) == 0:
 		h.breaks(RuleLost, id, "no record; acknowledged %v, begun %d times", h.stored[id], len(h.runs[id]))
 	case records[len(records)-1].Record == nil:
@@ -235,7 +242,7 @@ func (h *history) judgeOutcome(id string, e Event, claim *wire.Record) {
 		h.breaks(RuleOlderFence, id, "revision %d, %s, is of %s, begun %s; claimed by %s, %s", e.Revision, r.State,
 			r.Worker, r.StartedAt.Format(time.RFC3339Nano), claim.Worker, claim.StartedAt.Format(time.RFC3339Nano))
 	}
-	if r.State != wire.StateSucceeded {
+	if r.State != wire.StateSucceeded || h.bare[id] {
 		return
 	}
 	var result Result

@@ -98,7 +98,15 @@ func TestJudge(t *testing.T) {
 			fence := s.record("c", wire.StateStarted, 1, "w2", 6, nil)
 			s.record("c", wire.StateSucceeded, 1, "w2", 6, s.run(3, "c", 1, fence, "w2"))
 		}, nil},
+		{"one that keeps no result has run", func(s *story) {
+			s.add(Event{Kind: KindSend, N: 3, ID: "c", Outcome: Acked, Bare: true})
+			s.run(3, "c", 1, 0, "w1")
+		}, nil},
 
+		{"one that keeps no result has not run", func(s *story) {
+			s.add(Event{Kind: KindSend, N: 3, ID: "c", Outcome: Acked, Bare: true})
+			s.add(Event{Kind: KindBegin, N: 3, ID: "c", Run: 1, Attempt: 1, Who: "w1", Bare: true})
+		}, []Rule{RuleLost}},
 		{"acknowledged and never heard of again", func(s *story) { s.send(3, "c", Acked) }, []Rule{RuleLost}},
 		{"said to exist and never heard of", func(s *story) { s.send(3, "c", Exists) }, []Rule{RuleLost}},
 		{"begun and without a record", func(s *story) {

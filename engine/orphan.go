@@ -112,7 +112,7 @@ func (j *Janitor) putRight(ctx context.Context, f forgotten, m *stored) (again b
 		}
 		again, err = true, j.requeue(ctx, d, r, revision)
 	case verdictParked:
-		again, err = true, j.c.publishAgain(ctx, j.c.parkMessage(d, r, r.Attempt, r.ETA))
+		again, err = true, j.publish(ctx, j.c.parkMessage(d, r, r.Attempt, r.ETA))
 	case verdictDone:
 	}
 	if err != nil {
@@ -140,9 +140,14 @@ func (j *Janitor) requeue(ctx context.Context, d *delivery, r *Record, revision 
 	if now := time.Now(); eta.Before(now) {
 		eta = now
 	}
+	return j.publish(ctx, j.c.parkMessage(d, r, d.meta.Attempt, eta))
+}
+
+// publish tries for a while; the next round goes on.
+func (j *Janitor) publish(ctx context.Context, m *nats.Msg) error {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	return j.c.publishAgain(ctx, j.c.parkMessage(d, r, d.meta.Attempt, eta))
+	return j.c.publishAgain(ctx, m)
 }
 
 // remove deletes a message by its sequence.

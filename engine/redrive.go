@@ -214,13 +214,11 @@ func nextRun(r *Record, run int) *Record {
 
 // publishAnew makes a task of a dead letter due at once.
 func (j *Janitor) publishAnew(ctx context.Context, d *delivery, r *Record) error {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
 	d.meta.Expires = time.Time{}
 	d.addr.Lane = laneOf(r)
 	m := j.c.parkMessage(d, r, 1, time.Now())
 	m.Header[wire.HeaderRun] = []string{strconv.Itoa(r.Run)}
-	return j.c.publishAgain(ctx, m)
+	return j.publish(ctx, m)
 }
 
 // died reads a dead letter as the delivery of the task's last attempt.

@@ -151,7 +151,7 @@ func TestLateness(t *testing.T) {
 
 const (
 	mostLate      = 50 * time.Millisecond
-	mostLateTimer = 2 * time.Millisecond // of a machine that does nothing else
+	mostLateTimer = time.Millisecond // of a machine that does nothing else
 	lateTries     = 10
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -35,11 +36,11 @@ const (
 	// retryStopped one that is stopped: what stopped it may have been mended.
 	retryTurn    = time.Second
 	retryStopped = 30 * time.Second
-	// yield is how long a beat that was too late the last time leaves an entry to
-	// whoever was faster: batches that are refused cost the broker as much.
-	// Two that were too late do not come back together.
-	yield      = 40 * time.Millisecond
-	yieldApart = 40 * time.Millisecond
+	// yieldLeast is how long a beat that was too late the last time leaves an entry
+	// to whoever was faster: batches that are refused cost the broker as much. It
+	// doubles with each time, up to mostLost times.
+	yieldLeast = 40 * time.Millisecond
+	mostLost   = 4
 	// trimAfter is how many entries a ledger may have before all but the newest
 	// are removed: they count against the queue's limit.
 	trimAfter = 256
@@ -91,6 +92,7 @@ type Beat struct {
 	turns   sync.WaitGroup
 	tokens  chan struct{}
 
+	paceBits  atomic.Uint64
 	broker    atomic.Pointer[brokerTime]
 	toldWrong bool // that the own clock is wrong; of the goroutine that reads it
 	vitals    vitals
@@ -104,7 +106,7 @@ type slot struct {
 	never  bool      // not until its definition changes
 	busy   bool
 	stale  bool // its definition has changed while it was busy
-	lost   bool // somebody else was faster the last time
+	lost   int  // how often somebody else was faster since this beat was
 	told   string
 	count  int // entries this process has written since the last trim
 }
@@ -142,6 +144,7 @@ func NewBeat(c *engine.Client, cfg Config) (*Beat, error) {
 		slots: map[string]*slot{}, results: make(chan result, turnsAtOnce), tokens: make(chan struct{}, turnsAtOnce),
 	}
 	b.commit = new(committer).write
+	b.newPace()
 	for _, s := range cfg.Entries {
 		name := s.Entry.Name
 		if _, twice := b.book.own[name]; twice {
@@ -256,6 +259,7 @@ func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan ch
 			}
 		case <-wake.C:
 			wake.woken()
+			b.newPace()
 		case <-wake.overslept.C:
 			if err := wake.begin(); err != nil {
 				b.log.ErrorContext(ctx, "cannot wake, trying on", "err", err)
@@ -353,7 +357,7 @@ func (b *Beat) newSlot(d *definition) *slot {
 		return s
 	}
 	s.keeper = &keeper{
-		c: b.c, def: d, ledger: l, now: b.now, log: b.log, instance: b.cfg.Instance, commit: b.commit,
+		c: b.c, def: d, ledger: l, now: b.now, log: b.log, instance: b.cfg.Instance, commit: b.commit, pace: b.pace,
 		others: func() []string { return without(b.book.marks.of(s.name), queue) },
 		marked: func() bool { return b.book.marks.has(queue, s.name) },
 		mark: func(ctx context.Context) error {
@@ -410,20 +414,20 @@ func (b *Beat) start(ctx context.Context) {
 }
 
 // look is one turn of one entry.
-func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
+func (b *Beat) look(ctx context.Context, s *slot, lost int) result {
 	ctx, cancel := context.WithTimeout(ctx, turnMost)
 	defer cancel()
 	if s.keeper.inForce == 0 {
 		if err := checkQueue(ctx, b.c, s.keeper.def.entry); err != nil {
 			return result{slot: s, err: err}
 		}
-	} else if lost {
-		if err := pause(ctx, yield+rand.N(yieldApart)); err != nil {
+	} else if lost > 0 {
+		if err := pause(ctx, yieldFor(lost, b.pace())); err != nil {
 			return result{slot: s, err: err}
 		}
 	}
 	before := s.keeper.at.Sequence
-	t, err := s.keeper.look(ctx, b.now(), lost)
+	t, err := s.keeper.look(ctx, b.now(), lost > 0)
 	if s.keeper.at.Sequence != before && !t.lost {
 		s.count++
 	}
@@ -438,6 +442,18 @@ func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
 	}
 	return result{slot: s, turn: t, err: err}
 }
+
+// yieldFor is how long to leave an entry to others, after having been too late so
+// often. The pace, from 0 to 1, is one for all entries of a beat, so that they
+// come back together, and drawn anew with each wake, so that two beats do not.
+func yieldFor(lost int, pace float64) time.Duration {
+	d := yieldLeast << (min(lost, mostLost) - 1)
+	return d + time.Duration(pace*float64(d))
+}
+
+func (b *Beat) pace() float64 { return math.Float64frombits(b.paceBits.Load()) }
+
+func (b *Beat) newPace() { b.paceBits.Store(math.Float64bits(rand.Float64())) }
 
 func (b *Beat) tell(ctx context.Context, o Occurrence) {
 	if o.Outcome == Fired {
@@ -462,14 +478,19 @@ func (b *Beat) finish(ctx context.Context, r result) {
 			b.log.InfoContext(ctx, "entry runs again", "entry", s.name)
 		}
 		s.told, s.due, s.never = "", r.turn.next, !r.turn.ever
-		s.lost = len(r.turn.done) == 0 && (r.turn.lost || s.lost)
+		switch {
+		case len(r.turn.done) > 0:
+			s.lost = 0
+		case r.turn.lost:
+			s.lost = min(s.lost+1, mostLost)
+		}
 		return
 	}
 	wait := retryTurn
 	if stops(r.err) {
 		wait = retryStopped
 	}
-	s.due, s.lost = b.now().Add(wait), true // the newest is read first
+	s.due, s.lost = b.now().Add(wait), max(s.lost, 1) // the newest is read first
 	if text := r.err.Error(); s.told != text && ctx.Err() == nil {
 		s.told = text
 		b.log.ErrorContext(ctx, "entry is not run", "entry", s.name, "err", r.err, "again_in", wait)

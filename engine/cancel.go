@@ -27,7 +27,8 @@ const changeTries = 12
 //
 // The record goes first and the message after it, because near its time the
 // broker may say that a message is gone which has left already. A message that
-// the caller has no right to remove is dropped by the worker that gets it.
+// the caller has no right to remove, or that is known by its place alone, is
+// removed by the janitor, or dropped by the worker that gets it.
 func (c *Client) Cancel(ctx context.Context, queue, id string) (*Record, error) {
 	before, after, err := c.change(ctx, queue, id, func(r *Record) (*Record, error) {
 		switch {
@@ -237,28 +238,40 @@ func (c *Client) found(ctx context.Context, queue, id string) (*Record, uint64, 
 }
 
 // removeRevoked removes the message of a revoked task where its subject names
-// it. One that is known by its place stays until a worker takes and drops it.
+// it. One that is known by its place, or that this user may not remove, is the
+// janitor's; where none hears of it a worker drops it when it gets it.
 func (c *Client) removeRevoked(ctx context.Context, r *Record) {
 	lane := laneOf(r)
 	var stream, filter string
 	switch {
 	case parked(r.State):
 		stream, filter = c.ns.LaterStream(lane), c.ns.LaterSubject(lane, r.ID)
-	case r.State == wire.StateQueued && wire.CheckExplicitID(r.Queue, r.ID) == nil:
+	case r.State != wire.StateQueued:
+		return
+	case wire.CheckExplicitID(r.Queue, r.ID) == nil:
 		stream, filter = c.ns.TaskStream(lane), c.ns.TaskSubject(wire.Address{Lane: lane, Task: r.Task, ID: r.ID})
 	default:
+		c.tellJanitor(r)
 		return
 	}
 	if _, forbidden := c.unpurged.Load(stream); forbidden {
+		c.tellJanitor(r)
 		return
 	}
 	err := c.purge(ctx, stream, filter)
 	if errors.Is(err, ErrForbidden) {
 		c.unpurged.Store(stream, true)
+		c.tellJanitor(r)
 	}
 	if err != nil {
-		c.log.DebugContext(ctx, "the message of a revoked task stays until a worker drops it", "queue", r.Queue, "task_id", r.ID, "err", err)
+		c.log.DebugContext(ctx, "the message of a revoked task stays until the janitor removes it, or a worker drops it", "queue", r.Queue, "task_id", r.ID, "err", err)
 	}
+}
+
+// tellJanitor says that a task was canceled. Publishing fails only on a closed
+// connection, and nothing rests on it.
+func (c *Client) tellJanitor(r *Record) {
+	_ = c.nc.Publish(c.ns.CanceledSubject(r.Queue), []byte(r.ID))
 }
 
 // purgeTimeout is how long the removal of a message may take: it is not needed.

@@ -174,7 +174,7 @@ func TestReplace(t *testing.T) {
 	if err != nil || r.State != wire.StateScheduled || r.Generation != 1 || !r.ETA.Equal(eta) {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	if got := <-bodies; got != `"new" mine` || time.Now().Before(eta) {
+	if got := <-bodies; got != `"new" mine` || time.Now().Round(0).Before(eta) {
 		t.Errorf("ran with %s, %s before its time", got, time.Until(eta))
 	}
 	record, err := s.client.Wait(s.ctx(), "default", later)
@@ -355,7 +355,7 @@ func TestReplacedScheduleThatTheBrokerFiresAllTheSame(t *testing.T) {
 			if lost && !errors.Is(err, engine.ErrUnconfirmed) || !lost && err != nil {
 				t.Fatalf("replace: %v", err)
 			}
-			if got := <-bodies; got != `"new"` || time.Now().Before(eta) {
+			if got := <-bodies; got != `"new"` || time.Now().Round(0).Before(eta) {
 				t.Errorf("ran with %s, %s before its time", got, time.Until(eta))
 			}
 			s.empty("default")

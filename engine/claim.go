@@ -62,6 +62,11 @@ func claimedBy(r *Record, d *delivery) bool {
 // means that somebody else moved on.
 const claimTries = 5
 
+// lasting is the context of looks and claims: a worker that ends hands back what
+// it has looked at, and what was claimed halfway could only wait for its lease
+// to pass. Each request is bounded by itself.
+func lasting(working context.Context) context.Context { return context.WithoutCancel(working) }
+
 // prepare looks at the record of a delivery and claims it. It reports whether
 // the task is to be run; if not, the delivery is done with. Where the broker
 // does not answer nothing is done, and the message comes back by itself. One

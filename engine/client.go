@@ -318,7 +318,7 @@ func leaderMessage(data []byte) (*stored, error) {
 	if len(found.Header) > 0 {
 		h, err := nats.DecodeHeadersMsg(found.Header)
 		if err != nil {
-			return nil, fmt.Errorf("headers of %s: %w", found.Subject, err)
+			return s, nil //nolint:nilerr // a worker buries it and says why; until then it waits
 		}
 		s.header = wire.Header(h)
 	}

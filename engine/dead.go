@@ -14,6 +14,11 @@ import (
 // deadMessage is a task's dead letter: its body and headers, and why it died.
 func (w *Worker) deadMessage(d *delivery, f *wire.Failure, now time.Time) *nats.Msg {
 	h := wire.Header(d.msg.Header).Own()
+	for name := range h {
+		if wire.CheckHeaderName(name) != nil {
+			delete(h, name) // the client library would refuse the whole letter
+		}
+	}
 	h.Set(wire.HeaderID, d.id)
 	h.Set(wire.HeaderAttempt, strconv.Itoa(d.meta.Attempt))
 	h.Set(wire.HeaderErrorType, headerLine(f.Type, 64))

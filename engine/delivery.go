@@ -64,10 +64,6 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	} else {
 		d.bad = err
 	}
-	if msg.Header == nil && msg.Size() > len(msg.Subject)+len(msg.Reply)+len(msg.Data) {
-		// What they said of the task is unknown: it may have expired, say.
-		d.bad = firstError(d.bad, errHeaders)
-	}
 	ns := p.w.c.ns
 	parse := ns.ParseTask
 	if due {
@@ -83,6 +79,9 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	if err != nil {
 		d.bad = firstError(d.bad, err)
 		meta = wire.Meta{Attempt: 1, Run: 1}
+	}
+	if headersUnread(msg) {
+		d.bad = firstError(d.bad, errHeadersUnread)
 	}
 	if addr.Task != wire.TaskDead {
 		d.bad = firstError(d.bad, p.w.c.limits.CheckSize(msg.Data))
@@ -106,7 +105,13 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	return d
 }
 
-var errHeaders = errors.New("headers cannot be read, must be lines of a name, a colon and a value")
+var errHeadersUnread = errors.New("headers: cannot be read, each must be a line of a name, a colon and a value")
+
+// headersUnread reports whether a message came with headers that the client
+// library could not read: it delivers such a message as if it had none.
+func headersUnread(m *nats.Msg) bool {
+	return m.Header == nil && m.Size() > len(m.Subject)+len(m.Reply)+len(m.Data)
+}
 
 // next is the delivery of the attempt that a record calls for, by the same
 // message. It is a new one, because what still goes on for the attempt before (a

@@ -168,7 +168,8 @@ func classify(err error) outcome {
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
 		return outcomeAbsent
-	case errors.Is(err, ErrForbidden), errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrInvalidMsg):
+	case errors.Is(err, ErrForbidden), errors.Is(err, nats.ErrMaxPayload), errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrInvalidMsg),
+		errors.Is(err, nats.ErrBadHeaderMsg):
 		return outcomeInvalid
 	}
 	return outcomeUnknown

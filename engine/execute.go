@@ -107,8 +107,13 @@ func (w *Worker) process(working context.Context, d *delivery, began time.Time) 
 	if working.Err() != nil {
 		return result{kind: resultHandBack}
 	}
-	if r, _ := d.claim(); r == nil && !d.plain() && !w.prepare(working, d, false) {
-		return result{kind: resultNothing}
+	if r, _ := d.claim(); r == nil && !d.plain() {
+		if !w.prepare(lasting(working), d, false) {
+			return result{kind: resultNothing}
+		}
+		if working.Err() != nil {
+			return result{kind: resultHandBack}
+		}
 	}
 	if w.revocations.has(d) {
 		return result{kind: resultRevoked}

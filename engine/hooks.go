@@ -111,15 +111,12 @@ type became struct {
 	at      time.Time
 }
 
-// becomes notes what the settlement makes of the task, as its record stands now.
+// becomes notes what the settlement makes of the task, as its record stands now
+// or would, where it keeps none.
 func (s *settlement) becomes(kind resultKind, now time.Time) {
-	s.became = became{told: true, kind: kind, at: now}
-	if s.record == nil {
-		return
-	}
-	s.became.state, s.became.failure = s.record.State, s.record.Error
-	if !s.record.State.Terminal() {
-		s.became.next = s.record.ETA
+	s.became = became{told: true, kind: kind, at: now, state: s.own.State, failure: s.own.Error}
+	if !s.own.State.Terminal() {
+		s.became.next = s.own.ETA
 	}
 }
 

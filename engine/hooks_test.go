@@ -102,6 +102,9 @@ func TestHooksTellEveryTransition(t *testing.T) {
 		}
 		return nil, nil
 	})
+	nothing := func(context.Context, *engine.Message) ([]byte, error) { return nil, nil }
+	engine.HandleRaw(w, "confirmed", nothing, engine.WithoutResult())
+	engine.HandleRaw(w, "plain", nothing, engine.WithoutResult(), engine.WithPlainAck())
 	canceled := s.publish("pelton.task.default.do", `1`)
 	if _, err := s.client.Cancel(s.ctx(), "default", canceled); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -95,7 +96,8 @@ func (j *Janitor) Health() Health {
 	return h
 }
 
-// Run makes a round after the other until ctx is done, and returns nil then. A
+// Run removes the messages of tasks that are canceled while they wait, redrives
+// dead letters when it is asked to, and makes a round after the other until ctx is done, and returns nil then. A
 // broker that does not answer, or a stream that is not there, is said and tried
 // again with the next round; a right that is missing ends it with
 // [ErrForbidden].
@@ -122,6 +124,11 @@ func (j *Janitor) run(ctx context.Context, enough func() bool) error {
 		return j.err
 	}
 	defer j.loop.End()
+	asked, unhear, err := j.hear()
+	if err != nil {
+		return err
+	}
+	defer unhear()
 	if err := waitConnected(ctx, j.c.nc, j.log); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -144,11 +151,30 @@ func (j *Janitor) run(ctx context.Context, enough func() bool) error {
 			return nil
 		}
 		j.tell(ctx, err)
+		if j.wait(ctx, next, asked); ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// wait waits for the next round, and does meanwhile what is asked for.
+func (j *Janitor) wait(ctx context.Context, next time.Duration, asked <-chan *nats.Msg) {
+	for over := time.After(next); ; {
 		j.loop.Rest()
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(next):
+			return
+		case <-over:
+			return
+		case m := <-asked:
+			j.loop.Turn()
+			do := j.removeCanceled
+			if strings.HasPrefix(m.Subject, j.c.ns.RedriveSubject("")) {
+				do = j.redriveAsked
+			}
+			if err := do(ctx, m); err != nil {
+				j.log.WarnContext(ctx, "what was asked is not done", "subject", m.Subject, "err", err)
+			}
 		}
 	}
 }
@@ -166,6 +192,75 @@ func (j *Janitor) tell(ctx context.Context, err error) {
 		j.trouble.Store(new(err.Error()))
 		j.log.WarnContext(ctx, "the round is not complete, trying on", "err", err)
 	}
+}
+
+// askedMost is how much may wait to be done. What is lost beyond that is asked
+// for again, or done by a worker.
+const askedMost = 4096
+
+// hear listens to what is asked of the janitor of its queues, until the function
+// returned is called.
+func (j *Janitor) hear() (<-chan *nats.Msg, func(), error) {
+	asked := make(chan *nats.Msg, askedMost)
+	var subs []*nats.Subscription
+	unhear := func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe() // fails where the connection is closed
+		}
+	}
+	for _, queue := range j.queues() {
+		for _, subject := range []string{j.c.ns.CanceledSubject(queue), j.c.ns.RedriveSubject(queue)} {
+			sub, err := j.c.nc.ChanQueueSubscribe(subject, "janitor", asked)
+			if err != nil {
+				unhear()
+				return nil, nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+			}
+			subs = append(subs, sub)
+		}
+	}
+	return asked, unhear, nil
+}
+
+func (j *Janitor) queues() []string {
+	var names []string
+	for _, lane := range j.cfg.Lanes {
+		if !slices.Contains(names, lane.Queue) {
+			names = append(names, lane.Queue)
+		}
+	}
+	return names
+}
+
+// removeCanceled removes the message of a task that waits and that its record
+// says is revoked: whoever may say that may have it removed.
+func (j *Janitor) removeCanceled(ctx context.Context, m *nats.Msg) error {
+	id := string(m.Data)
+	queue := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
+	if err := wire.CheckID(id); err != nil {
+		return err
+	}
+	r, _, err := j.c.leaderRecord(ctx, queue, id)
+	if err != nil || r == nil || r.State != wire.StateRevoked {
+		return err
+	}
+	lane := laneOf(r)
+	if !slices.Contains(j.cfg.Lanes, lane) {
+		return nil
+	}
+	var waits *stored
+	stream := j.c.ns.TaskStream(lane)
+	if at, sequence, free := wire.ParseFreeID(id); free && at == lane {
+		waits, err = j.c.leaderSequence(ctx, stream, sequence)
+	} else {
+		waits, err = j.c.leaderLast(ctx, stream, j.c.ns.TaskSubject(wire.Address{Lane: lane, Task: r.Task, ID: id}))
+	}
+	if err != nil || waits == nil {
+		return err
+	}
+	if d, err := j.c.forgotten(forgotten{lane: lane}, waits); err != nil || d.id != id || d.meta.Run > r.Run {
+		return err // it is another task's
+	}
+	return j.remove(ctx, forgotten{lane: lane}, waits.sequence)
 }
 
 // round looks after every lane. It returns when the next one is due: earlier

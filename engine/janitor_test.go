@@ -252,6 +252,42 @@ func TestJanitorPutsRightWhatHasBecomeDue(t *testing.T) {
 	}
 }
 
+// A task that is canceled while it waits goes at once, also where its place
+// alone is known. The control, without a janitor, leaves it to a worker.
+func TestJanitorRemovesCanceledTasks(t *testing.T) {
+	t.Parallel()
+	for _, there := range []bool{true, false} {
+		s := newSystem(t)
+		if there {
+			j := s.janitor(engine.JanitorConfig{Every: time.Hour})
+			s.until("the janitor is ready", func() bool { return j.Health().Ready() })
+		}
+		stays := s.publish("pelton.task.default.work", `1`)
+		canceled := []string{s.publish("pelton.task.default.work", `2`), "job-1"}
+		s.publish("pelton.task.default.work.job-1", `3`)
+		for _, id := range canceled {
+			if _, err := s.client.Cancel(s.ctx(), "default", id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// What is not canceled, or is nobody's, stays.
+		for _, id := range []string{stays, "default-999", "job-404", "", "a.b", "mail-1"} {
+			if err := s.client.Conn().Publish("pelton.ctl.janitor.cancel.default", []byte(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left := uint64(1)
+		if !there {
+			left = 2
+			<-time.After(500 * time.Millisecond)
+		}
+		s.until(fmt.Sprintf("%d tasks are left", left), func() bool {
+			state, ok := s.state("PELTON_TASKS_default")
+			return ok && state.Msgs == left
+		})
+	}
+}
+
 // What is in the hands of workers, waits or is just being removed is nobody's to
 // put right.
 func TestJanitorHarmsNoLivingTask(t *testing.T) {

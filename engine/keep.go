@@ -81,9 +81,9 @@ func (p *pool) keep(working context.Context, k kept) {
 		return
 	}
 	p.lookAt(k.d, func() bool {
-		done, run := p.w.claim(working, k.d, k.record, k.revision, holdAhead)
+		done, run := p.w.claim(lasting(working), k.d, k.record, k.revision, holdAhead)
 		if !done { // somebody has changed the record
-			run = p.w.prepare(working, k.d, true)
+			run = p.w.prepare(lasting(working), k.d, true)
 		}
 		return run
 	})

@@ -26,7 +26,7 @@ type retries struct {
 
 // ran notes a run, and when the next one is due at the earliest.
 func (r *retries) ran(id string, wait time.Duration) (runs int) {
-	now := time.Now()
+	now := time.Now().Round(0)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.runs == nil {
@@ -36,7 +36,7 @@ func (r *retries) ran(id string, wait time.Duration) (runs int) {
 		r.early = append(r.early, fmt.Sprintf("%s by %s", id, early))
 	}
 	r.runs[id]++
-	r.due[id] = time.Now().Add(wait)
+	r.due[id] = time.Now().Round(0).Add(wait)
 	return r.runs[id]
 }
 

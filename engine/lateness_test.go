@@ -58,7 +58,7 @@ func lateness(t *testing.T, tasks int, over, lead time.Duration) (late []time.Du
 		t.Fatal(err)
 	}
 	defer c.Close()
-	start := time.Now().Add(lead)
+	start := time.Now().Round(0).Add(lead) // of the clock alone, as the times in messages are
 	due := func(i int) time.Time { return start.Add(over * time.Duration(i) / time.Duration(tasks)) }
 	late = make([]time.Duration, tasks)
 	var group sync.WaitGroup
@@ -155,7 +155,7 @@ func retryLateness(t *testing.T, queue topology.Queue, tasks int) []time.Duratio
 		}
 		if m.Info.Attempt == 1 {
 			wait := time.Duration(i%751) * time.Millisecond
-			due[i] = time.Now().Add(wait)
+			due[i] = time.Now().Round(0).Add(wait)
 			return nil, RetryIn(wait, errors.New("again"))
 		}
 		late[i] = now.Sub(due[i])

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine"
 	"pelton/engine/topology"
@@ -462,6 +464,94 @@ func TestStrangeMessagesAreBuriedAndTheRestGoesOn(t *testing.T) {
 		t.Fatalf("%q, %v", got, err)
 	}
 	s.empty("default")
+}
+
+// publishBytes publishes with headers as they stand, as a client may that looks
+// at none of them.
+func (s *system) publishBytes(task, header string) string {
+	s.t.Helper()
+	nc := s.client.JetStream().Conn()
+	answer, err := nc.SubscribeSync(nc.NewInbox())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = answer.Unsubscribe() }()
+	if err := nc.Flush(); err != nil {
+		s.t.Fatal(err)
+	}
+	conn, err := (&net.Dialer{}).DialContext(s.ctx(), "tcp", strings.TrimPrefix(s.broker.URL(), "nats://"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	head := "NATS/1.0\r\n" + header + "\r\n\r\n"
+	if _, err := fmt.Fprintf(conn, "CONNECT {\"headers\":true}\r\nHPUB pelton.task.default.%s %s %d %d\r\n%s1\r\n",
+		task, answer.Subject, len(head), len(head)+1, head); err != nil {
+		s.t.Fatal(err)
+	}
+	m, err := answer.NextMsg(10 * time.Second)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var ack jetstream.PubAck
+	if err := json.Unmarshal(m.Data, &ack); err != nil || ack.Sequence == 0 {
+		s.t.Fatalf("%s: %v", m.Data, err)
+	}
+	return fmt.Sprintf("default-%d", ack.Sequence)
+}
+
+// TestHeadersThatCannotBeWrittenAgain: the broker takes headers that the client
+// library can read but not write, and such that it cannot read. A task that has
+// them can be neither parked nor kept as it is, so it is buried at once.
+func TestHeadersThatCannotBeWrittenAgain(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2)})
+	var runs atomic.Int32
+	engine.HandleRaw(w, "count", func(_ context.Context, m *engine.Message) ([]byte, error) {
+		runs.Add(1)
+		return nil, engine.RetryIn(time.Hour, errors.New("again"))
+	})
+	waits := s.publishBytes("count", "A line\r\nb: 1")
+	if r, err := s.client.Lookup(s.ctx(), "default", waits); err != nil || r.State != wire.StateQueued {
+		t.Errorf("while it waits: %+v, %v", r, err)
+	}
+	s.work(w)
+	tests := []struct{ name, header, want string }{
+		{"space", "a b: 1", `header "a b": must match`},
+		{"space, delayed", "a b: 1\r\nPelton-Delay: 1h", `header "a b": must match`},
+		{"slash", "a/b: 1", `header "a/b": must match`},
+		{"no ASCII", "\xffa: 1\r\nPelton-Max-Attempts: 9", "must match"},
+		{"ours, with a space", "Pelton-My Own: 1", `header "Pelton-My Own": must match`},
+		{"no colon", "a", "headers: cannot be read"},
+		{"name of two lines, delayed", "a\r\nb: 1\r\nPelton-Delay: 1h", "headers: cannot be read"},
+	}
+	ids := map[string]bool{waits: true}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			id := s.publishBytes("count", tc.header)
+			ids[id] = true
+			_, err := s.client.Result("default", id).Wait(s.ctx())
+			var failed *engine.TaskError
+			if !errors.As(err, &failed) || failed.Type != wire.FailureBadInput || !strings.Contains(failed.Message, tc.want) || strings.Contains(failed.Message, "\n") {
+				t.Errorf("wait: %v", err)
+			}
+		})
+	}
+	s.empty("default")
+	dead, err := s.client.DeadLetters(s.ctx(), "default", 0)
+	if err != nil || len(dead) != len(ids) || runs.Load() != 0 {
+		t.Errorf("%d dead letters of %d tasks, %d runs, %v", len(dead), len(ids), runs.Load(), err)
+	}
+	for _, letter := range dead {
+		if !ids[letter.ID] || letter.ErrorType != wire.FailureBadInput {
+			t.Errorf("%+v", letter)
+		}
+	}
+	// As the broker takes it, and legal.
+	fine := s.publishBytes("count", "a:1\r\nb:  2 \r\nA: 3\r\nPelton-Expires: 1ns")
+	if r, err := s.client.Wait(s.ctx(), "default", fine); err != nil || r.State != wire.StateExpired {
+		t.Errorf("%+v, %v", r, err)
+	}
 }
 
 func TestRefusedByTheClient(t *testing.T) {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // Handler runs a task with its types erased: body in, result out. The result
@@ -22,11 +23,11 @@ type Middleware func(next Handler) Handler
 
 // wrap puts the middleware around a handler, the first one outermost.
 func (w *Worker) wrap(task string, h Handler) Handler {
-	for i := len(w.cfg.Middleware) - 1; i >= 0; i-- {
-		if w.cfg.Middleware[i] == nil {
+	for i, around := range slices.Backward(w.cfg.Middleware) {
+		if around == nil {
 			continue // Run reports it
 		}
-		if h = w.cfg.Middleware[i](h); h == nil {
+		if h = around(h); h == nil {
 			panic(fmt.Errorf("task %s: middleware %d returned no handler", task, i))
 		}
 	}

@@ -148,6 +148,10 @@ func (j *Janitor) requeue(ctx context.Context, d *delivery, r *Record, revision 
 // remove deletes a message by its sequence.
 func (j *Janitor) remove(ctx context.Context, f forgotten, sequence uint64) error {
 	name, _, _ := f.places(j.c.ns)
+	return j.removeFrom(ctx, name, sequence)
+}
+
+func (j *Janitor) removeFrom(ctx context.Context, name string, sequence uint64) error {
 	return j.ask(ctx, fmt.Sprintf("stream %s: delete %d", name, sequence), func(ctx context.Context) error {
 		body, err := json.Marshal(deleteRequest{sequence, true})
 		if err != nil {

@@ -498,7 +498,7 @@ func (p *pool) lookAside(working context.Context, d *delivery) {
 	if !d.due {
 		d.lane.aside++
 	}
-	p.lookAt(d, func() bool { return p.w.prepare(working, d, true) })
+	p.lookAt(d, func() bool { return p.w.prepare(lasting(working), d, true) })
 }
 
 // lookAt runs beside the loop what tells whether a delivery is to be run.

@@ -182,6 +182,7 @@ func TestClassify(t *testing.T) {
 		nats.ErrTimeout:      outcomeUnknown,
 		nats.ErrNoResponders: outcomeAbsent,
 		nats.ErrMaxPayload:   outcomeInvalid,
+		nats.ErrBadHeaderMsg: outcomeInvalid,
 		nats.ErrDisconnected: outcomeUnknown,
 	} {
 		if got := classify(err); got != want {

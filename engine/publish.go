@@ -79,7 +79,7 @@ func (c *Client) bareMessage(task string, body []byte, o sendOptions) (*nats.Msg
 	if err := c.checkBody(task, body); err != nil {
 		return nil, err
 	}
-	if err := checkHeaderSize(o.header); err != nil {
+	if err := checkHeader(o.header); err != nil {
 		return nil, fmt.Errorf("task %s: %w", task, err)
 	}
 	m := &nats.Msg{Header: nats.Header(o.header), Data: body}
@@ -122,6 +122,9 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 			}
 			full = err
 		case outcomeInvalid:
+			if doubt { // an earlier try may have come before what forbids it now
+				return nil, fmt.Errorf("%w: it is refused now: %w", ErrUnconfirmed, err)
+			}
 			return nil, err
 		case outcomeRefused:
 			if doubt {
@@ -217,25 +220,13 @@ func (c *Client) checkBody(task string, body []byte) error {
 	return nil
 }
 
-// maxHeaders is what the server stores of a message's headers, less what it and
-// the client add.
-const maxHeaders = 60 << 10
-
-// checkHeaderSize refuses headers that the broker would not take, or cut.
-func checkHeaderSize(h wire.Header) error {
-	if len(h) == 0 {
-		return nil
+// checkHeader refuses what no worker would take: it reads the headers as they do.
+func checkHeader(h wire.Header) error {
+	_, err := wire.ParseMeta(h, time.Now())
+	if bad, ok := errors.AsType[*wire.NameError](err); ok && bad.Field == "headers" {
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
-	size := 0
-	for name, values := range h {
-		for _, value := range values {
-			size += len(name) + len(value) + len(": \r\n")
-		}
-	}
-	if size > maxHeaders {
-		return fmt.Errorf("headers: %w: %d of %d bytes, must be at most %d bytes", ErrTooLarge, len(h), size, maxHeaders)
-	}
-	return nil
+	return err
 }
 
 // errNotSent is a try that did not leave this process.

@@ -16,6 +16,7 @@ import (
 	"pelton/engine"
 	"pelton/engine/enginetest"
 	"pelton/engine/topology"
+	"pelton/engine/wire"
 )
 
 var count = engine.NewTask[int, int]("count")
@@ -114,6 +115,41 @@ func TestSendWhosePubAckIsLost(t *testing.T) {
 				t.Errorf("id %s, want %s", r.ID(), want)
 			}
 			s.once(1)
+		})
+	}
+}
+
+// TestRefusedAfterALostPubAck: what was stored before the stream took no more
+// must not be told as refused.
+func TestRefusedAfterALostPubAck(t *testing.T) {
+	for _, opts := range [][]engine.SendOption{nil, {engine.WithID("known")}} {
+		t.Run(fmt.Sprintf("%d options", len(opts)), func(t *testing.T) {
+			s := newSystem(t)
+			stream, err := s.client.JetStream().Stream(s.ctx(), "PELTON_TASKS_default")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sealed := stream.CachedInfo().Config
+			sealed.Sealed = true
+			c, link := s.linked()
+			lost, done := link.DeafenAt(`"seq":`), make(chan error, 1)
+			go func() {
+				<-lost
+				_, err := s.client.JetStream().UpdateStream(s.ctx(), sealed)
+				link.Cut()
+				done <- err
+			}()
+			_, err = count.Send(s.ctx(), c, 7, opts...)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if !errors.Is(err, engine.ErrUnconfirmed) || !strings.Contains(err.Error(), "sealed") {
+				t.Errorf("%v", err)
+			}
+			s.once(1)
+			if _, err = count.Send(s.ctx(), c, 8, opts...); err == nil || errors.Is(err, engine.ErrUnconfirmed) {
+				t.Errorf("one that was not stored: %v", err)
+			}
 		})
 	}
 }
@@ -395,6 +431,7 @@ func TestBadSendsAreRefusedByTheClient(t *testing.T) {
 	for i := range 10_000 {
 		headers = append(headers, engine.WithHeader(fmt.Sprintf("X-Header-%d", i), "v"))
 	}
+	long := strings.Repeat("x", wire.MaxHeaderBytes)
 	for name, test := range map[string]struct {
 		opts []engine.SendOption
 		body string
@@ -403,10 +440,15 @@ func TestBadSendsAreRefusedByTheClient(t *testing.T) {
 	}{
 		"large":        {nil, large, engine.ErrTooLarge, "must be at most 524288 bytes"},
 		"headers":      {headers, "1", engine.ErrTooLarge, "must be at most"},
-		"space":        {[]engine.SendOption{engine.WithHeader("a b", "1")}, "1", engine.ErrInvalidName, "must be a token"},
+		"33 headers":   {headers[:wire.MaxHeaders+1], "1", engine.ErrTooLarge, "must be at most 32"},
+		"long header":  {[]engine.SendOption{engine.WithHeader("a", long)}, "1", engine.ErrTooLarge, "must be at most 32, of 8192 bytes"},
+		"long trace":   {[]engine.SendOption{engine.WithHeader("traceparent", long[:5000])}, "1", engine.ErrInvalidName, "must be at most 4096 bytes"},
+		"slash":        {[]engine.SendOption{engine.WithHeader("a/b", "1")}, "1", engine.ErrInvalidName, "must match [A-Za-z0-9!#"},
+		"no ASCII":     {[]engine.SendOption{engine.WithHeader("naïve", "1")}, "1", engine.ErrInvalidName, "must match [A-Za-z0-9!#"},
+		"space":        {[]engine.SendOption{engine.WithHeader("a b", "1")}, "1", engine.ErrInvalidName, "must match [A-Za-z0-9!#"},
 		"line":         {[]engine.SendOption{engine.WithHeader("a", "1\r\nNats-Rollup: all")}, "1", engine.ErrInvalidName, "must be one line"},
-		"name line":    {[]engine.SendOption{engine.WithHeader("a\r\nb", "1")}, "1", engine.ErrInvalidName, "must be a token"},
-		"no name":      {[]engine.SendOption{engine.WithHeader("", "1")}, "1", engine.ErrInvalidName, "must be a token"},
+		"name line":    {[]engine.SendOption{engine.WithHeader("a\r\nb", "1")}, "1", engine.ErrInvalidName, "must match [A-Za-z0-9!#"},
+		"no name":      {[]engine.SendOption{engine.WithHeader("", "1")}, "1", engine.ErrInvalidName, "must match [A-Za-z0-9!#"},
 		"broker's":     {[]engine.SendOption{engine.WithHeader("nats-rollup", "all")}, "1", engine.ErrInvalidName, "must not begin"},
 		"long id":      {[]engine.SendOption{engine.WithID(strings.Repeat("i", 129))}, "1", engine.ErrInvalidName, "128"},
 		"id with dot":  {[]engine.SendOption{engine.WithID("a.b")}, "1", engine.ErrInvalidName, "must"},
@@ -436,6 +478,23 @@ func TestBadSendsAreRefusedByTheClient(t *testing.T) {
 	if state, _ := s.state("PELTON_TASKS_default"); state.LastSeq != 0 {
 		t.Errorf("%d were stored", state.LastSeq)
 	}
+	t.Run("what is just within the bounds runs", func(t *testing.T) {
+		w := engine.NewWorker(s.client, engine.WorkerConfig{})
+		engine.HandleRaw(w, "nop", func(_ context.Context, m *engine.Message) ([]byte, error) { return json.Marshal(len(m.Info.Header)) })
+		s.work(w)
+		for want, opts := range map[string][]engine.SendOption{
+			"32": headers[:wire.MaxHeaders],
+			"1":  {engine.WithHeader("!#$%&'*+-.^_`|~", long[:wire.MaxHeaderBytes-len("!#$%&'*+-.^_`|~")])},
+		} {
+			r, err := s.client.SendRaw(s.ctx(), "default", "nop", []byte("1"), opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := r.Wait(s.ctx()); err != nil || string(got) != want {
+				t.Errorf("%s of %s headers, %v", got, want, err)
+			}
+		}
+	})
 }
 
 // TestNeighboursGoOn has one bad task among many.

@@ -42,6 +42,8 @@ type window struct {
 	room   room
 	ended  chan struct{}
 	group  sync.WaitGroup
+	lost   chan nats.Status // tells when the connection is lost
+	seen   error            // the connection's last error that watch has looked at
 
 	mu     sync.Mutex
 	last   uint64
@@ -64,6 +66,9 @@ var errLost = errors.New("connection lost before the answer came")
 // errNoAnswer is a publish that was not answered in time.
 var errNoAnswer = fmt.Errorf("no answer within %s", publishTimeout)
 
+// newWindow makes a window that watch has still to be started for. What it looks
+// for counts from here on: the answer to the first publish may be there before
+// watch runs.
 func newWindow(nc *nats.Conn) (*window, error) {
 	w := &window{
 		nc:     nc,
@@ -81,7 +86,8 @@ func newWindow(nc *nats.Conn) (*window, error) {
 		return nil, errors.Join(err, sub.Unsubscribe())
 	}
 	w.sub = sub
-	w.group.Go(w.watch)
+	w.lost = nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	w.seen = nc.LastError()
 	return w, nil
 }
 
@@ -97,6 +103,7 @@ func (c *Client) publisher() (*window, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errNotSent, err)
 		}
+		w.group.Go(w.watch)
 		c.window = w
 	}
 	return c.window, nil
@@ -181,11 +188,10 @@ func (w *window) answer(m *nats.Msg) {
 
 // watch lands what can have no answer any more.
 func (w *window) watch() {
-	lost := w.nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
+	lost := w.lost
 	defer w.nc.RemoveStatusListener(lost)
 	tick := time.NewTicker(windowTick)
 	defer tick.Stop()
-	seen := w.nc.LastError()
 	for {
 		select {
 		case <-w.ended:
@@ -197,10 +203,10 @@ func (w *window) watch() {
 			w.fail(func(flight) error { return errLost })
 		case now := <-tick.C:
 			refused := w.nc.LastError()
-			if refused == seen { //nolint:errorlint // whether it is the same one, not alike
+			if refused == w.seen { //nolint:errorlint // whether it is the same one, not alike
 				refused = nil
 			} else {
-				seen = refused
+				w.seen = refused
 			}
 			w.fail(func(f flight) error {
 				if now.After(f.until) {

@@ -523,6 +523,7 @@ func (s *settler) confirmed(x *settlement, err error) (progress, error) {
 		return stuck, err
 	}
 	s.w.leases.remove(x.d)
+	s.w.tellSettled(x)
 	return ended, nil
 }
 

@@ -48,7 +48,7 @@ func (p *pool) findStuck(working context.Context, now time.Time, grace time.Dura
 			go p.slot(working)
 		}
 	}
-	p.signs.blocked.Store(int32(min(blocked, p.slots))) //nolint:gosec // slots are at most 10,000
+	p.signs.blocked.Store(int32(min(blocked, p.slots)))
 	if said := p.left.said; said != (blocked > 0) {
 		p.left.said = !said
 		if !said {

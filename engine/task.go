@@ -225,7 +225,10 @@ func WithBackoff(least, most time.Duration) Option {
 }
 
 // WithID gives the task an explicit id: an idempotency key for as long as its
-// record lives. It may not look like a free id of its queue.
+// record lives. It may not look like a free id of its queue. While a task waits
+// for its time, another with its id is [ErrExists] only where it has a time, too;
+// one without is stored, and whichever a worker takes first runs, unless the
+// record of [WithTracked] says that the other one waits.
 func WithID(id string) SendOption {
 	return sendOnly(func(o *sendOptions) { o.id, o.explicit = id, true })
 }
@@ -245,8 +248,9 @@ func WithAtomic() SendOption { return sendOnly(func(o *sendOptions) { o.atomic =
 // publishes to the queue meanwhile. It takes about twice as long.
 func WithAllIDs() SendOption { return sendOnly(func(o *sendOptions) { o.allIDs = true }) }
 
-// WithHeader adds a header of the caller's own, which the handler sees. Names
-// beginning with Pelton- or Nats- are refused: they mean something.
+// WithHeader adds a header of the caller's own, which the handler sees: at most
+// 32 of them, of 8 KiB together. Names beginning with Pelton- or Nats- are
+// refused: they mean something.
 func WithHeader(name, value string) SendOption {
 	return sendOnly(func(o *sendOptions) {
 		if err := checkOwnHeader(name, value); err != nil {
@@ -258,10 +262,11 @@ func WithHeader(name, value string) SendOption {
 }
 
 func checkOwnHeader(name, value string) error {
+	if err := wire.CheckHeaderName(name); err != nil {
+		return err
+	}
 	lower := strings.ToLower(name)
 	switch {
-	case name == "" || strings.ContainsAny(name, " \t\r\n:"):
-		return &wire.NameError{Field: "header", Value: name, Rule: "must be a token without spaces or colons"}
 	case strings.HasPrefix(lower, "pelton-") || strings.HasPrefix(lower, "nats-"):
 		return &wire.NameError{Field: "header", Value: name, Rule: "must not begin with Pelton- or Nats-"}
 	case strings.ContainsAny(value, "\r\n"):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,14 +18,16 @@ import (
 	"pelton/engine/wire"
 )
 
-// clockwork records when each task ran.
+// clockwork records when each task ran, by the clock that the times in messages
+// are of: the other one, which time.Now reads a moment later, may be far ahead of
+// it where the machine is busy.
 type clockwork struct {
 	mu   sync.Mutex
 	runs map[string][]time.Time
 }
 
 func (c *clockwork) handle(ctx context.Context, m *engine.Message) ([]byte, error) {
-	now := time.Now()
+	now := time.Now().Round(0)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.runs == nil {
@@ -153,6 +156,39 @@ func TestDelayedIDExistsWhereverItIs(t *testing.T) {
 		}
 	}
 	close(release)
+}
+
+// TestCopyWithoutATime: of two tasks of one id, of which only the first has a
+// time, one runs: the first a worker takes, or the one that has a record.
+func TestCopyWithoutATime(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		opts []engine.SendOption
+		runs string
+	}{
+		{"untracked", nil, "2"},
+		{"tracked", []engine.SendOption{engine.WithTracked()}, "1"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newSystem(t)
+			opts := slices.Concat(tc.opts, []engine.SendOption{engine.WithID("one"), engine.WithCountdown(1200 * time.Millisecond)})
+			if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`1`), opts...); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`2`), engine.WithID("one")); err != nil {
+				t.Fatal(err)
+			}
+			var clock clockwork
+			w := engine.NewWorker(s.client, engine.WorkerConfig{})
+			engine.HandleRaw(w, "tick", clock.handle)
+			s.work(w)
+			s.empty("default")
+			record, err := s.client.Wait(s.ctx(), "default", "one")
+			if err != nil || string(record.Result) != tc.runs || len(clock.of("one")) != 1 {
+				t.Errorf("%+v, %d runs, %v", record, len(clock.of("one")), err)
+			}
+		})
+	}
 }
 
 func TestTrackedTaskHasARecordBeforeItRuns(t *testing.T) {
@@ -346,7 +382,7 @@ func TestRetryPolicies(t *testing.T) {
 		return func(_ context.Context, m *engine.Message) ([]byte, error) {
 			mu.Lock()
 			defer mu.Unlock()
-			runs[m.Info.ID] = append(runs[m.Info.ID], time.Now())
+			runs[m.Info.ID] = append(runs[m.Info.ID], time.Now().Round(0))
 			return nil, err
 		}
 	}
@@ -454,7 +490,7 @@ func TestDropLeavesNoDeadLetter(t *testing.T) {
 // does, each task under an id of its own, and carry what else is said of time.
 func TestFuturesAndManyWaitForTheirTime(t *testing.T) {
 	s := newSystem(t)
-	due := time.Now().Add(1200 * time.Millisecond)
+	due := time.Now().Round(0).Add(1200 * time.Millisecond)
 	future, err := s.client.SendRawAsync(s.ctx(), "default", "tick", []byte(`1`), engine.WithETA(due), engine.WithID("one"))
 	if err != nil {
 		t.Fatal(err)

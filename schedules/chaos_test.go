@@ -115,7 +115,8 @@ func (x *trouble) stop(i int) {
 }
 
 // How late tasks begin where a hundred entries are due each second. A machine
-// that does something else meanwhile gets more tries.
+// that does something else meanwhile gets more tries, and is not judged where its
+// timers alone were late in each of them.
 func TestLateness(t *testing.T) {
 	for _, beats := range []int{1, 3} {
 		t.Run(strconv.Itoa(beats), func(t *testing.T) {
@@ -128,26 +129,53 @@ func TestLateness(t *testing.T) {
 				w.run(Config{})
 			}
 			lateness(t, begun) // ledgers are made and connections warm up
-			for try := 1; ; try++ {
+			idle := false
+			for range lateTries {
+				timers := watchTimers(t)
 				late := lateness(t, begun)
+				bare := timers()
 				p99 := late[len(late)*99/100]
-				t.Logf("%d beats, 100 entries of 1s, %d occurrences: nominal time to start p50 %s, p99 %s, max %s",
-					beats, len(late), late[len(late)/2], p99, late[len(late)-1])
+				t.Logf("%d beats, 100 entries of 1s, %d occurrences: nominal time to start p50 %s, p99 %s, max %s; bare timers p99 %s",
+					beats, len(late), late[len(late)/2], p99, late[len(late)-1], bare)
 				if p99 < mostLate {
 					return
 				}
-				if try == lateTries {
-					t.Fatalf("p99 is %s, must be below %s", p99, mostLate)
-				}
+				idle = idle || bare < mostLateTimer
+			}
+			if idle {
+				t.Errorf("p99 is never below %s", mostLate)
 			}
 		})
 	}
 }
 
 const (
-	mostLate  = 50 * time.Millisecond
-	lateTries = 10
+	mostLate      = 50 * time.Millisecond
+	mostLateTimer = 2 * time.Millisecond // of a machine that does nothing else
+	lateTries     = 10
 )
+
+// watchTimers has a timer end each 5 ms, and tells by how much the latest
+// hundredth of them was late.
+func watchTimers(t *testing.T) (p99 func() time.Duration) {
+	t.Helper()
+	const every = 5 * time.Millisecond
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan []time.Duration, 1)
+	go func() {
+		var late []time.Duration
+		for from := time.Now(); pause(ctx, every) == nil; from = time.Now() {
+			late = append(late, time.Since(from)-every)
+		}
+		done <- late
+	}()
+	return func() time.Duration {
+		stop()
+		late := <-done
+		slices.Sort(late)
+		return late[len(late)*99/100]
+	}
+}
 
 // begun runs a worker and tells how late each task begins, by its nominal time.
 func (w *world) begun() <-chan time.Duration {

@@ -187,23 +187,26 @@ func outcome(r bench.Round) string {
 	return fmt.Sprintf("pelton %.0f/s, raw %.0f/s, %.2f", r.Pelton.Rate, r.Raw.Rate, r.Ratio)
 }
 
-// showBench writes a table of rates and one of lateness, each under the
-// conditions it was measured in.
+// showBench writes tables of rates and of lateness, each under the conditions
+// that its paths were measured in.
 func (a *app) showBench(show *output, rounds []bench.Round) error {
-	for _, kind := range []struct {
-		late    bool
-		columns []column[bench.Summary]
-	}{{false, benchColumns}, {true, lateColumns}} {
-		of := slices.DeleteFunc(slices.Clone(rounds), func(r bench.Round) bool { return (r.Pelton.Late != nil) != kind.late })
-		if len(of) == 0 {
-			continue
+	for len(rounds) > 0 {
+		first := rounds[0]
+		columns := benchColumns
+		if first.Pelton.Late != nil {
+			columns = lateColumns
 		}
-		if _, err := fmt.Fprintln(a.stdout, of[0].Conditions); err != nil {
+		end := slices.IndexFunc(rounds, func(r bench.Round) bool { return r.String() != first.String() })
+		if end < 0 {
+			end = len(rounds)
+		}
+		if _, err := fmt.Fprintln(a.stdout, first.Conditions); err != nil {
 			return err
 		}
-		if err := list(a.stdout, show, bench.Summarize(of), func(s bench.Summary) string { return s.Path }, kind.columns); err != nil {
+		if err := list(a.stdout, show, bench.Summarize(rounds[:end]), func(s bench.Summary) string { return s.Path }, columns); err != nil {
 			return err
 		}
+		rounds = rounds[end:]
 	}
 	return nil
 }

@@ -354,6 +354,31 @@ func TestBenchOfLater(t *testing.T) {
 	}
 }
 
+// TestBenchTellsTheConditionsOfEachPath: what is forced to disk must not stand
+// under the line of what is not.
+func TestBenchTellsTheConditionsOfEachPath(t *testing.T) {
+	t.Parallel()
+	round := func(path, sync string) bench.Round {
+		return bench.Round{Path: path, Conditions: bench.Conditions{Sync: sync}, Ratio: 1}
+	}
+	var table strings.Builder
+	a := &app{stdout: &table}
+	rounds := []bench.Round{round("future", "2m"), round("future", "2m"), round("many", "2m"), round("power-safe", "always")}
+	if err := a.showBench(&output{format: formatTable}, rounds); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(table.String()), "\n")
+	want := []string{"sync=2m", "PATH ", "future ", "many ", "sync=always", "PATH ", "power-safe "}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines:\n%s", len(lines), table.String())
+	}
+	for i, part := range want {
+		if !strings.Contains(lines[i], part) {
+			t.Errorf("line %d must have %q: %s", i+1, part, lines[i])
+		}
+	}
+}
+
 func TestBench(t *testing.T) {
 	got := runIn(testContext(t), nil, nil, "bench", "enqueue", "--paths", "nope")
 	if got.code != exitUsage || !strings.Contains(got.stderr, "must be one of one, 64, with-id, future, many, power-safe") {

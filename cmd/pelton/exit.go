@@ -38,6 +38,7 @@ const (
 var (
 	errInterrupted = errors.New("interrupted")
 	errDifference  = errors.New("the brokers differ from the plan")
+	errRefused     = errors.New("refused")
 	errFindings    = errors.New("something is wrong")
 )
 
@@ -74,7 +75,7 @@ var exits = []struct {
 	{exitStopped, []error{ingest.ErrStopped, emit.ErrStopped}},
 	{exitUsage, []error{config.ErrInvalid, bench.ErrNoPath, wire.ErrInvalidName, engine.ErrTooLarge, topology.ErrDrift, dev.ErrCannotStart, health.ErrListen}},
 	{exitTaskFailed, []error{engine.ErrRevoked, engine.ErrExpired, dev.ErrAssert}},
-	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrTooLate, engine.ErrForbidden}},
+	{exitRefused, []error{engine.ErrQueueFull, engine.ErrExists, engine.ErrTooLate, engine.ErrForbidden, errRefused}},
 	{exitNotFound, []error{engine.ErrNotFound, engine.ErrNoQueue, topology.ErrMissing, produce.ErrNoTopic}},
 	{exitUnreachable, []error{
 		health.ErrUnreachable, engine.ErrUnreachable, engine.ErrUnconfirmed, produce.ErrUnreachable, produce.ErrRefused,

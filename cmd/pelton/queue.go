@@ -95,11 +95,12 @@ func (a *app) dead() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "dead",
 		GroupID: groupClients,
-		Short:   "Look at dead letters",
+		Short:   "Look at dead letters, and have them run again",
 		Example: `  pelton dead ls
-  pelton dead ls --queue mail -o jsonl`,
+  pelton dead ls --queue mail -o jsonl
+  pelton dead redrive --all --queue mail`,
 	}
-	makeGroup(cmd, a.deadList())
+	makeGroup(cmd, a.deadList(), a.deadRedrive())
 	return cmd
 }
 

@@ -75,6 +75,43 @@ func TestJanitorKeepsOrder(t *testing.T) {
 	}
 }
 
+func TestDeadLettersRunAgain(t *testing.T) {
+	w := newWorld(t)
+	w.ok("setup", "apply", "--queues", "default,mail")
+	worker := w.start("worker", "--queues", "default:2,mail:2")
+	worker.stderr.has(t, "worker started")
+	dies := func(args ...string) string {
+		id := strings.TrimSpace(w.ok(append([]string{"send", "add", `{"a":"x"}`}, args...)...))
+		w.run("task", "wait", id, "--timeout", "10s", "--queue", "mail")
+		w.run("task", "wait", id, "--timeout", "10s")
+		return id
+	}
+	plain := dies()
+	if got := w.run("dead", "redrive", plain); got.code != exitUnreachable || !strings.Contains(got.stderr, "no janitor of queue default runs") {
+		t.Errorf("without a janitor: exit code %d: %s", got.code, got.stderr)
+	}
+	w.start("janitor", "--queues", "default,mail").stderr.has(t, "janitor started")
+	if got := w.ok("dead", "redrive", plain); got != "AGAIN  REMOVED  REFUSED\n    1        0        0\n" {
+		t.Errorf("one: %q", got)
+	}
+	dies("--id", "job-1", "--queue", "mail")
+	if got := w.ok("dead", "retry", "--all", "--queue", "mail", "-q"); got != "1\n" {
+		t.Errorf("all: %q", got)
+	}
+	for args, code := range map[string]int{
+		"dead redrive nosuch":                exitNotFound,
+		"dead redrive":                       exitUsage,
+		"dead redrive x --all":               exitUsage,
+		"dead redrive --all --task add":      exitUsage,
+		"dead redrive a.b":                   exitUsage,
+		"dead redrive --task nosuch -o json": exitOK,
+	} {
+		if got := w.run(strings.Fields(args)...); got.code != code {
+			t.Errorf("%s: exit code %d, want %d: %s", args, got.code, code, got.stderr)
+		}
+	}
+}
+
 func TestWorkerManages(t *testing.T) {
 	w := newWorld(t)
 	w.env = append(w.env, "PELTON_QUEUES__DEFAULT__ACK_WAIT=7s")

@@ -46,7 +46,9 @@ func (a *app) send() *cobra.Command {
 BODY is JSON: as it stands, of a file with @FILE, or of standard input with -.
 An id of your own makes sending safe to repeat: while a task with that id waits
 or runs in its queue, another is refused with exit code 7; while the first waits
-for its next attempt, or its record lives, another is taken and dropped.
+for its next attempt, or its record lives, another is taken and dropped. While
+the first waits for its time (--in, --at), another with a time is refused; one
+without is taken and runs in its place, unless the first is --tracked.
 
 With --lines each line of standard input, or of BODY, is a task. Lines are sent
 as they come; a line that is refused is told on standard error and keeps no

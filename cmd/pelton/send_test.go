@@ -27,8 +27,10 @@ func TestSendRefusesBadTasks(t *testing.T) {
 	}{
 		{"body of 513 KiB", []string{"print", "@" + large}, "must be at most 524288 bytes"},
 		{"10,000 headers", append([]string{"print", "1"}, headers...), "must be at most"},
-		{"header name with a space", []string{"print", "1", "-H", "a b=1"}, "must be a token"},
-		{"header name of two lines", []string{"print", "1", "-H", "a\r\nb=1"}, "must be a token"},
+		{"33 headers", append([]string{"print", "1"}, headers[:2*33]...), "must be at most 32, of 8192 bytes"},
+		{"header name with a slash", []string{"print", "1", "-H", "a/b=1"}, "must match [A-Za-z0-9!#"},
+		{"header name with a space", []string{"print", "1", "-H", "a b=1"}, "must match [A-Za-z0-9!#"},
+		{"header name of two lines", []string{"print", "1", "-H", "a\r\nb=1"}, "must match [A-Za-z0-9!#"},
 		{"header value of two lines", []string{"print", "1", "-H", "a=1\r\nNats-Rollup: all"}, "must be one line"},
 		{"id of 129 characters", []string{"print", "1", "--id", strings.Repeat("i", 129)}, "{1,128}"},
 		{"id with a dot", []string{"print", "1", "--id", "a.b"}, `id "a.b"`},

@@ -43,6 +43,43 @@ func TestSendAtATime(t *testing.T) {
 	}
 }
 
+// TestSendSaysItByHeader: each flag is the header, or the subject, by which any
+// client says the same.
+func TestSendSaysItByHeader(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: "mail", Priorities: []wire.Priority{wire.PriorityHigh}}}})
+	at, expires := time.Now().Add(time.Hour).UTC().Truncate(time.Second), time.Now().Add(2*time.Hour).UTC().Truncate(time.Second)
+	flags := []string{
+		"send", "print", "1", "--queue", "mail", "--priority", "high", "--id", "one", "--max-attempts", "3", "--backoff", "1s,5s",
+		"--attempt-timeout", "90s", "--expires", expires.Format(time.RFC3339), "-H", "X-Customer=42",
+	}
+	w.ok(flags...)
+	w.ok(append(flags, "--id", "two", "--at", at.Format(time.RFC3339))...)
+	want := map[string]string{
+		"Pelton-Max-Attempts": "3", "Pelton-Backoff": "1s,5s", "Pelton-Timeout": "1m30s", "Pelton-Expires": wire.FormatTime(expires), "X-Customer": "42",
+	}
+	check := func(stream, subject string) {
+		t.Helper()
+		s, err := w.broker.JetStream().Stream(testContext(t), stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := s.GetLastMsgForSubject(testContext(t), subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range want {
+			if got := m.Header.Get(name); got != value {
+				t.Errorf("%s: %s is %q, want %q", subject, name, got, value)
+			}
+		}
+	}
+	check("PELTON_TASKS_mail_high", "pelton.task.mail_high.print.one")
+	want["Pelton-Eta"], want["Nats-Schedule-Target"] = wire.FormatTime(at), "pelton.due.mail_high.print.two"
+	check("PELTON_LATER_mail_high", "pelton.later.mail_high.two")
+}
+
 func TestSendRefusesBadTimes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -121,11 +121,18 @@ func (h Header) Own() Header {
 	return out
 }
 
-// checkOwn bounds the headers that are the caller's own.
+// checkOwn checks the names of all headers but the broker's, and bounds those
+// that are the caller's own.
 func (h Header) checkOwn() error {
 	count, size := 0, 0
 	for key, values := range h {
-		if brokerHeader(key) || len(key) >= 7 && strings.EqualFold(key[:7], "Pelton-") {
+		if brokerHeader(key) {
+			continue
+		}
+		if err := CheckHeaderName(key); err != nil {
+			return err
+		}
+		if len(key) >= 7 && strings.EqualFold(key[:7], "Pelton-") {
 			continue
 		}
 		count++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -255,6 +256,32 @@ func TestForeignHeadersAreBounded(t *testing.T) {
 		if _, err := wire.ParseMeta(h, now); !errors.As(err, &bad) || bad.Field != "headers" {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestHeaderNames: what is taken is what the rule says, one by one and among the
+// headers of a task.
+func TestHeaderNames(t *testing.T) {
+	rule := regexp.MustCompile("\\A[A-Za-z0-9!#$%&'*+.^_`|~-]+\\z")
+	check := func(name string) {
+		t.Helper()
+		err := wire.CheckHeaderName(name)
+		if legal := rule.MatchString(name); legal != (err == nil) {
+			t.Errorf("%q: %v", name, err)
+		}
+		if err != nil {
+			mustSay(t, err, fmt.Sprintf("header %q: %s", cut(name), wire.RuleHeader))
+		}
+		if _, of := wire.ParseMeta(wire.Header{name: {"1"}}, now); (err == nil) != (of == nil) {
+			t.Errorf("%q among headers: %v", name, of)
+		}
+	}
+	for c := range 256 {
+		check(string([]byte{byte(c)}))
+		check("a" + string([]byte{byte(c)}))
+	}
+	for _, name := range append(hostile, "X-Customer", "traceparent") {
+		check(name)
 	}
 }
 

@@ -132,6 +132,19 @@ func (ns Namespace) ScheduleSubject(key string) string {
 // SchedulesStream is the stream below [Namespace.SchedulesBucket].
 func (ns Namespace) SchedulesStream() string { return "KV_" + ns.SchedulesBucket() }
 
+// CanceledSubject is where the janitor hears of tasks of a queue that were
+// canceled while they waited, so that it removes their messages. The body is the
+// id.
+func (ns Namespace) CanceledSubject(queue string) string {
+	return string(ns) + ".ctl.janitor.cancel." + queue
+}
+
+// RedriveSubject is where the janitor is asked to run dead letters of a queue
+// again.
+func (ns Namespace) RedriveSubject(queue string) string {
+	return string(ns) + ".ctl.janitor.redrive." + queue
+}
+
 func (ns Namespace) upper() string { return strings.ToUpper(string(ns)) }
 
 // ParseTask reads a subject made by [Namespace.TaskSubject].

@@ -42,6 +42,8 @@ func TestSubjectsGolden(t *testing.T) {
 			{"results bucket", ns.ResultsBucket("mail")},
 			{"results stream", ns.ResultsStream("mail")},
 			{"done", ns.DoneSubject("mail", "order-77")},
+			{"canceled", ns.CanceledSubject("mail")},
+			{"redrive", ns.RedriveSubject("mail")},
 		} {
 			fmt.Fprintf(&b, "%-22s %s\n", line[0], line[1])
 		}

@@ -18,6 +18,7 @@ const (
 	RuleID        = "must match [A-Za-z0-9_=-]{1,128}"
 	RuleRoute     = "must match [a-z0-9][a-z0-9-]{0,63}"
 	RuleWriter    = "must match [A-Za-z0-9_=-]{1,128}"
+	RuleHeader    = "must match [A-Za-z0-9!#$%&'*+.^_`|~-]+"
 )
 
 // ReservedTaskPrefix begins the names of Pelton's own tasks. Users cannot
@@ -144,8 +145,19 @@ func allBytes(s string, ok func(byte) bool) bool {
 	return true
 }
 
+// CheckHeaderName reports whether the name of a header is legal. Brokers, and
+// clients in other languages, take more; the Go client does not, and a task that
+// has such a header could not be stored again.
+func CheckHeaderName(name string) error {
+	if name == "" || !allBytes(name, headerByte) {
+		return &NameError{"header", name, RuleHeader}
+	}
+	return nil
+}
+
 func lowerByte(c byte) bool    { return c >= 'a' && c <= 'z' || digit(c) || c == '-' }
 func taskByte(c byte) bool     { return alphanumeric(c) || c == '_' || c == '-' }
 func idByte(c byte) bool       { return taskByte(c) || c == '=' }
+func headerByte(c byte) bool   { return alphanumeric(c) || strings.IndexByte("!#$%&'*+.^_`|~-", c) >= 0 }
 func digit(c byte) bool        { return c >= '0' && c <= '9' }
 func alphanumeric(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' || digit(c) }

@@ -122,7 +122,7 @@ func rawTrip(ctx context.Context, r *Run, t *timetable, result bool) error {
 		if !result {
 			check(t.runs(m.Data(), time.Now()))
 		}
-		check(rawSettle(r, m, check))
+		check(rawSettle(ctx, r, m, check))
 	}, jetstream.PullMaxMessages(prefetch))
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func rawTrip(ctx context.Context, r *Run, t *timetable, result bool) error {
 
 // rawSettle publishes a result, and acks once it is stored; later tells what came
 // of that.
-func rawSettle(r *Run, m jetstream.Msg, later func(error)) error {
+func rawSettle(ctx context.Context, r *Run, m jetstream.Msg, later func(error)) error {
 	md, err := m.Metadata()
 	if err != nil {
 		return err
@@ -170,6 +170,7 @@ func rawSettle(r *Run, m jetstream.Msg, later func(error)) error {
 			later(m.Ack())
 		case err := <-f.Err():
 			later(err)
+		case <-ctx.Done():
 		}
 	}()
 	return nil

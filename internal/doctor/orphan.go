@@ -36,8 +36,7 @@ func orphans(ctx context.Context, cfg Config) ([]Finding, error) {
 			return found, fmt.Errorf("stream %s: %w", s.Config.Name, err)
 		}
 		if n > 0 {
-			found = append(found, note(Warn, fmt.Sprintf("nats stream get %s SEQ, and send it anew under its id", s.Config.Name),
-				"%s: %d tasks that no worker will be given", s.Lane(), n))
+			found = append(found, note(Warn, "pelton janitor", "%s: %d tasks that no worker will be given", s.Lane(), n))
 		}
 	}
 	return found, nil

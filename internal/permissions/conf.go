@@ -40,6 +40,9 @@ func writeRole(b *strings.Builder, r Role) {
 	fmt.Fprintf(b, "    # %s\n    {\n      user: %s\n      password: %s\n      permissions: {\n", r.Does, r.Name, Variable(r.Name))
 	writeRights(b, "publish", r.Publish)
 	writeRights(b, "subscribe", r.Subscribe)
+	if r.Answers > 0 {
+		fmt.Fprintf(b, "        allow_responses: { max: 1, expires: %q }  # answers what it is asked\n", r.Answers)
+	}
 	b.WriteString("      }\n    }\n")
 }
 

@@ -10,6 +10,7 @@ package permissions
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"pelton/engine/wire"
 )
@@ -34,6 +35,7 @@ type Role struct {
 	Does      string // in one line
 	Publish   []Right
 	Subscribe []Right
+	Answers   time.Duration // how long it may answer a request, once, wherever that says; not at all unless set
 }
 
 // Right is a subject, wildcards included, and what it is needed for.
@@ -243,7 +245,8 @@ func canceller(cfg Config) Role {
 	return Role{Name: "canceller", Does: "cancels tasks and replaces those that wait for their time; sees bodies that wait", Publish: cfg.each(func(n names) []Right {
 		of := append(n.lookup(), n.readRecords(),
 			Right{n.records(), "write that a task is cancelled"},
-			Right{n.revoked(), "tell the workers"})
+			Right{n.revoked(), "tell the workers"},
+			Right{n.ns.CanceledSubject(n.queue), "have the janitor remove it"})
 		return append(of, n.each(func(l lane) []Right {
 			return []Right{
 				l.park("give a task another time"),
@@ -389,8 +392,10 @@ func setup(cfg Config) Role {
 }
 
 func janitor(cfg Config) Role {
+	dead := cfg.Namespace.DeadStream()
 	const find, remove = "find what was forgotten", "remove what was forgotten"
-	return Role{Name: "janitor", Does: "trims ledgers, puts right tasks that were forgotten; may empty a queue", Publish: cfg.each(func(n names) []Right {
+	rights := []Right{leader(dead, "read dead letters that are to run again"), {api + "STREAM.MSG.DELETE." + dead, "remove them"}}
+	rights = append(rights, cfg.each(func(n names) []Right {
 		of := n.each(func(l lane) []Right {
 			return []Right{
 				{api + "STREAM.INFO." + l.tasks, "see the ledgers"},
@@ -404,7 +409,17 @@ func janitor(cfg Config) Role {
 			}
 		})
 		return append(of, leader(n.results, "see whether it is done with"), Right{n.records(), "say that it is queued again"})
-	})}
+	})...)
+	return Role{
+		Name: "janitor", Does: "trims ledgers, puts right tasks that were forgotten, has dead letters run again; may empty a queue",
+		Publish: rights, Answers: time.Hour,
+		Subscribe: cfg.each(func(n names) []Right {
+			return []Right{
+				{n.ns.CanceledSubject(n.queue), "hear of what is to be removed"},
+				{n.ns.RedriveSubject(n.queue), "hear of what is to run again"},
+			}
+		}),
+	}
 }
 
 func observer(cfg Config) Role {
@@ -424,7 +439,7 @@ func observer(cfg Config) Role {
 
 func operator(cfg Config) Role {
 	role := observer(cfg)
-	role.Name, role.Does = "operator", "looks at everything, bodies that wait or died included"
+	role.Name, role.Does = "operator", "looks at everything, bodies that wait or died included; has dead letters run again"
 	dead := cfg.Namespace.DeadStream()
 	role.Publish = append(role.Publish,
 		Right{"$SYS.REQ.USER.INFO", "tell its own rights"},
@@ -434,6 +449,7 @@ func operator(cfg Config) Role {
 		Right{api + "CONSUMER.DELETE." + dead + ".*", "list dead letters"})
 	role.Publish = append(role.Publish, cfg.each(func(n names) []Right {
 		of := append(n.lookup(), n.noLanes("STREAM.INFO.")...)
+		of = append(of, Right{n.ns.RedriveSubject(n.queue), "ask the janitor to run dead letters again"})
 		return append(of, n.each(func(l lane) []Right {
 			return []Right{
 				{api + "DIRECT.GET." + l.tasks, "since when the oldest task waits"},

@@ -509,19 +509,60 @@ func keepOrder(ctx context.Context, s stage) error {
 			return fmt.Errorf("lane %s: %w", lane, err)
 		}
 	}
-	if err := engine.NewJanitor(c, engine.JanitorConfig{Lanes: lanes}).Once(ctx); err != nil {
+	if _, err := s.admin.JetStream().Publish(ctx, s.ns.DeadSubject(queue, "print", "job-9"), []byte(`1`)); err != nil {
 		return err
 	}
-	for _, lane := range lanes {
-		tasks, err := s.stream(ctx, s.ns.TaskStream(lane))
-		if err == nil && tasks.CachedInfo().State.Msgs != 1 {
-			err = fmt.Errorf("lane %s: %d messages are left, want the newest position", lane, tasks.CachedInfo().State.Msgs)
-		}
-		if err != nil {
+	j := engine.NewJanitor(c, engine.JanitorConfig{Lanes: lanes})
+	return start(ctx, j.Run).during(ctx, func(ctx context.Context) error {
+		if err := s.redriven(ctx, s.admin); err != nil {
 			return err
 		}
+		for _, lane := range lanes {
+			if err := s.inOrder(ctx, lane); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// redriven asks until there is a janitor, and is answered by it.
+func (s stage) redriven(ctx context.Context, c *engine.Client) error {
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		done, err := c.Redrive(ctx, engine.Redrive{Queue: queue})
+		if !errors.Is(err, engine.ErrUnreachable) {
+			if err == nil && done.Again != 1 {
+				err = fmt.Errorf("redriven: %+v", done)
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
 	}
-	return nil
+}
+
+// inOrder waits until nothing is left in a lane but the newest position, not
+// even what is canceled meanwhile.
+func (s stage) inOrder(ctx context.Context, lane wire.Lane) error {
+	waits, err := s.admin.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithPriority(lane.Priority))
+	if err == nil {
+		_, err = s.admin.Cancel(ctx, queue, waits.ID())
+	}
+	for tick := time.NewTicker(100 * time.Millisecond); err == nil; {
+		tasks, errInfo := s.stream(ctx, s.ns.TaskStream(lane))
+		if errInfo != nil || tasks.CachedInfo().State.Msgs == 1 {
+			return errInfo
+		}
+		select {
+		case <-ctx.Done():
+			err = fmt.Errorf("lane %s: %d messages are left, want the newest position: %w", lane, tasks.CachedInfo().State.Msgs, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+	return err
 }
 
 // fillLedger leaves more positions than a janitor lets stand.
@@ -633,6 +674,9 @@ func operate(ctx context.Context, s stage) error {
 	}
 	if _, err := c.Lookup(ctx, queue, "job-404"); !errors.Is(err, engine.ErrNotFound) {
 		return fmt.Errorf("an unknown id: %w", err)
+	}
+	if _, err := c.Redrive(ctx, engine.Redrive{Queue: queue}); !errors.Is(err, engine.ErrUnreachable) {
+		return fmt.Errorf("there is no janitor: %w", err)
 	}
 	status, err := c.QueueStatus(ctx, queue)
 	if err == nil && status.Dead != 1 {

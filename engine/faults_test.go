@@ -53,6 +53,17 @@ func TestFaultsOfOneBroker(t *testing.T) {
 	}})
 }
 
+// TestFaultsOfLinksDoubleNothing: as long as the broker lives no send is stored
+// twice, however often its answer is lost.
+func TestFaultsOfLinksDoubleNothing(t *testing.T) {
+	verdict := holds(t, faultPlan{brokers: 1, faults: 60, pause: 300 * time.Millisecond, weights: map[string]int{
+		"kill worker": 10, "cut": 40, "silence": 3, "deafen": 6,
+	}})
+	if verdict.Doubled > 0 {
+		t.Errorf("%d sends are stored more than once", verdict.Doubled)
+	}
+}
+
 // TestFaultsOfThreeBrokers is the same on a cluster that keeps all three times,
 // whose streams and consumers change their leaders besides.
 func TestFaultsOfThreeBrokers(t *testing.T) {
@@ -62,7 +73,7 @@ func TestFaultsOfThreeBrokers(t *testing.T) {
 }
 
 // holds runs a plan and fails where the history breaks a rule.
-func holds(t *testing.T, plan faultPlan) {
+func holds(t *testing.T, plan faultPlan) faulttest.Verdict {
 	t.Helper()
 	w := startFaults(t, plan)
 	w.play()
@@ -76,6 +87,7 @@ func holds(t *testing.T, plan faultPlan) {
 	if n := verdict.FaultCount(); n < plan.faults {
 		t.Errorf("%d faults, want %d", n, plan.faults)
 	}
+	return verdict
 }
 
 // faults is a system under faults.
@@ -87,7 +99,7 @@ type faults struct {
 	path    string
 	history *faulttest.Writer
 	brokers *brokers
-	links   []*enginetest.Link // one before each broker
+	links   []*enginetest.Link // before each broker one of the sender and one of the workers
 	linked  []*victim
 	nodes   *victim
 	toilers []*toilerChild
@@ -116,20 +128,25 @@ func startFaults(t *testing.T, plan faultPlan) *faults {
 	w.brokers = startBrokers(t, plan.brokers, func(cfg *enginetest.ServerConfig) {
 		cfg.SyncAlways = plan.brokers == 1 // what a task is promised under, see Durability
 	})
-	var urls []string
+	w.c = clusterClient(t, w.brokers.urls)
+	w.sender = clusterClient(t, w.link())
+	w.setup()
+	w.startToilers(strings.Join(w.link(), ","))
+	return w
+}
+
+// link starts a link before each broker.
+func (w *faults) link() (urls []string) {
+	w.t.Helper()
 	for _, broker := range w.brokers.urls {
 		u, err := neturl.Parse(broker)
 		if err != nil {
-			t.Fatal(err)
+			w.t.Fatal(err)
 		}
-		link := enginetest.StartLink(t, u.Host)
+		link := enginetest.StartLink(w.t, u.Host)
 		w.links, w.linked, urls = append(w.links, link), append(w.linked, &victim{}), append(urls, link.URL())
 	}
-	w.c = clusterClient(t, w.brokers.urls)
-	w.sender = clusterClient(t, urls)
-	w.setup()
-	w.startToilers(strings.Join(urls, ","))
-	return w
+	return urls
 }
 
 // openHistory makes the file. One that a test fails with stays.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -66,6 +67,9 @@ func (c *toilerChild) start(t *testing.T) {
 	go func() {
 		defer close(ended)
 		c.err = cmd.Wait()
+		if strings.Contains(stderr.String(), "DATA RACE") {
+			t.Errorf("%s: %s", c.name, stderr)
+		}
 		select {
 		case <-mine:
 		default:

@@ -45,6 +45,11 @@ type Verdict struct {
 	Tasks      int            // that have a record
 	Runs       int            // of handlers
 	Again      int            // of them, runs of an attempt that had begun before
+	// Doubled is how many sends have run as several tasks: ones without an id of
+	// their own, whose answer was lost, and whose first copy was done and forgotten
+	// by a broker that was killed before they were repeated. No rule forbids it
+	// there.
+	Doubled int
 }
 
 // FaultCount is how many faults there were.
@@ -75,8 +80,8 @@ func (v Verdict) String() string {
 		}
 		fmt.Fprintf(&b, "%s %d", what, v.Faults[what])
 	}
-	fmt.Fprintf(&b, "); sends: %d acknowledged, %d unknown, %d whose id exists, %d refused; %d tasks, %d runs, %d of them again; %d violations",
-		v.Sends[Acked], v.Sends[Unknown], v.Sends[Exists], v.Sends[Refused], v.Tasks, v.Runs, v.Again, len(v.Violations))
+	fmt.Fprintf(&b, "); sends: %d acknowledged, %d unknown, %d whose id exists, %d refused; %d tasks, %d runs, %d of them again; %d sends doubled; %d violations",
+		v.Sends[Acked], v.Sends[Unknown], v.Sends[Exists], v.Sends[Refused], v.Tasks, v.Runs, v.Again, v.Doubled, len(v.Violations))
 	for _, violation := range v.Violations[:min(len(v.Violations), 20)] {
 		b.WriteString("\n" + violation.String())
 	}
@@ -114,6 +119,7 @@ func Judge(events []Event) Verdict {
 		h.add(e)
 	}
 	h.judgeShown()
+	h.countDoubled()
 	for _, id := range h.ids() {
 		slices.SortFunc(h.records[id], func(a, b Event) int { return cmp.Compare(a.Revision, b.Revision) })
 		h.judgeEnd(id)
@@ -170,6 +176,21 @@ func (h *history) ids() []string {
 	}
 	h.verdict.Tasks = len(h.records)
 	return slices.Sorted(maps.Keys(all))
+}
+
+// countDoubled counts the sends that have run under several ids.
+func (h *history) countDoubled() {
+	ids := map[int]string{}
+	doubled := map[int]bool{}
+	for id, runs := range h.runs {
+		for _, b := range runs {
+			if before, ran := ids[b.N]; ran && before != id {
+				doubled[b.N] = true
+			}
+			ids[b.N] = id
+		}
+	}
+	h.verdict.Doubled = len(doubled)
 }
 
 // judgeShown refuses a history in which nothing could have gone wrong.

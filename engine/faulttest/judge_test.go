@@ -219,9 +219,10 @@ func TestHistoryThatShowsNothing(t *testing.T) {
 func TestVerdictsCount(t *testing.T) {
 	s := plain()
 	s.send(9, "z", Acked)
+	s.record("e", wire.StateSucceeded, 1, "w1", 5, s.run(2, "e", 1, 0, "w1"))
 	s.drained()
 	got := Judge(s.events).String()
-	const want = "1 faults (kill 1); sends: 3 acknowledged, 0 unknown, 0 whose id exists, 0 refused; 2 tasks, 3 runs, 1 of them again; 1 violations\n" +
+	const want = "1 faults (kill 1); sends: 3 acknowledged, 0 unknown, 0 whose id exists, 0 refused; 3 tasks, 4 runs, 1 of them again; 1 sends doubled; 1 violations\n" +
 		"lost: z: no record; acknowledged true, begun 0 times"
 	if got != want {
 		t.Errorf("%s\nwant %s", got, want)

@@ -41,9 +41,6 @@ const (
 	// doubles with each time, up to mostLost times.
 	yieldLeast = 40 * time.Millisecond
 	mostLost   = 4
-	// trimAfter is how many entries a ledger may have before all but the newest
-	// are removed: they count against the queue's limit.
-	trimAfter = 256
 )
 
 // Config says what a beat does. The zero value works: it runs the entries of the
@@ -108,7 +105,6 @@ type slot struct {
 	stale  bool // its definition has changed while it was busy
 	lost   int  // how often somebody else was faster since this beat was
 	told   string
-	count  int // entries this process has written since the last trim
 }
 
 type result struct {
@@ -426,17 +422,7 @@ func (b *Beat) look(ctx context.Context, s *slot, lost int) result {
 			return result{slot: s, err: err}
 		}
 	}
-	before := s.keeper.at.Sequence
 	t, err := s.keeper.look(ctx, b.now(), lost > 0)
-	if s.keeper.at.Sequence != before && !t.lost {
-		s.count++
-	}
-	if s.count >= trimAfter {
-		s.count = 0
-		if err := s.keeper.ledger.Trim(ctx); err != nil {
-			b.log.WarnContext(ctx, "cannot trim the ledger", "entry", s.name, "err", err)
-		}
-	}
 	for _, o := range t.done {
 		b.tell(ctx, o)
 	}

@@ -10,13 +10,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine"
-	"pelton/engine/ledger"
 	"pelton/engine/wire"
 	"pelton/schedules"
 )
 
 // beat sends tasks by every policy of overlap, one of them by jitter an hour
-// later or so, and trims a ledger.
+// later or so.
 func beat(ctx context.Context, s stage) error {
 	if err := errors.Join(s.prepare(ctx), s.scheduleMuch(ctx)); err != nil {
 		return err
@@ -38,15 +37,7 @@ func beat(ctx context.Context, s stage) error {
 	if err != nil {
 		return err
 	}
-	err = start(ctx, b.Run).during(ctx, func(ctx context.Context) error { return s.watchBeat(ctx, fired) })
-	if err != nil {
-		return err
-	}
-	l, err := s.beatLedger()
-	if err != nil {
-		return err
-	}
-	return errors.Join(l.Trim(ctx), s.nc.FlushWithContext(ctx))
+	return start(ctx, b.Run).during(ctx, func(ctx context.Context) error { return s.watchBeat(ctx, fired) })
 }
 
 // watchBeat waits until each entry has come to what it is for.
@@ -104,17 +95,6 @@ func (s stage) scheduleMuch(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func (s stage) beatLedger() (*ledger.Ledger, error) {
-	c, err := s.client()
-	if err != nil {
-		return nil, err
-	}
-	lane := wire.PlainLane(queue)
-	return ledger.New(ledger.Config{
-		JetStream: c.JetStream(), Stream: s.ns.TaskStream(lane), Subject: s.ns.LedgerSubject(lane, "beat", "long"), Instance: "test",
-	})
 }
 
 // schedule does to entries what pelton schedule does.

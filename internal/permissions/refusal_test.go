@@ -1,19 +1,15 @@
 package permissions
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
-	"pelton/edges/ingest"
 	"pelton/engine"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
@@ -184,64 +180,6 @@ func TestWaitWithoutLook(t *testing.T) {
 		t.Errorf("it asked again: %v", err)
 	default:
 	}
-}
-
-// TestIngestWithoutTrim: ingest may not trim its ledger. It says so, and goes on.
-func TestIngestWithoutTrim(t *testing.T) {
-	t.Parallel()
-	w := serveRoles(t, rolesIn(t, ""))
-	ctx, admin := w.stage(wire.DefaultNamespace, wide, "_INBOX")
-	if err := admin.prepare(ctx); err != nil {
-		t.Fatal(err)
-	}
-	log := &said{text: "cannot trim the ledger", heard: make(chan struct{})}
-	err := withKafka(func(brokers []string) error {
-		stored := make(chan int, 1024)
-		cfg := ingest.Config{
-			NATS: w.login("ingest", "_INBOX_ingest", func(error) {}), Route: ingest.Route{Topic: "commands", Queue: queue, Task: "print"},
-			MaxBatch: 1, OnBatch: func(b ingest.Batch) { stored <- len(b.Tasks) }, Logger: slog.New(slog.NewTextHandler(log, nil)),
-		}
-		cfg.Kafka.Brokers = brokers
-		edge, err := ingest.New(cfg)
-		if err != nil {
-			return err
-		}
-		values := make([]string, 300)
-		for i := range values {
-			values[i] = "1"
-		}
-		if err := produce(ctx, brokers, values...); err != nil {
-			return err
-		}
-		return start(ctx, edge.Run).during(ctx, func(ctx context.Context) error {
-			if err := count(ctx, stored, len(values)); err != nil {
-				return err
-			}
-			select {
-			case <-log.heard:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			return errors.Join(produce(ctx, brokers, "2"), count(ctx, stored, 1))
-		})
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
-// said is a log that tells when a text was written to it.
-type said struct {
-	text  string
-	heard chan struct{}
-	once  sync.Once
-}
-
-func (s *said) Write(b []byte) (int, error) {
-	if bytes.Contains(b, []byte(s.text)) {
-		s.once.Do(func() { close(s.heard) })
-	}
-	return len(b), nil
 }
 
 // TestNotStopped shows what no right stops, as the manual says.

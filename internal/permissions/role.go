@@ -290,14 +290,14 @@ func beater(cfg Config) Role {
 		plain := n.plain()
 		of := append(n.entries(), []Right{
 			{plain.task(".*.*"), "tasks, each with its id"},
-			{api + "STREAM.PURGE." + plain.tasks, "remove old positions, and a task that is replaced"},
+			{n.ns.CanceledSubject(n.queue), "have the janitor remove a task that is replaced"},
 			{n.records(), "write that a task is replaced"},
 			{n.revoked(), "tell the workers"},
 			{api + "STREAM.PURGE." + plain.later, "remove a task that is replaced and waits for its time"},
 		}...)
 		return append(of, n.lookup()...)
 	})...)
-	return Role{Name: "beat", Does: "sends tasks at their times; sees bodies that wait, may empty a queue", Publish: rights}
+	return Role{Name: "beat", Does: "sends tasks at their times; sees bodies that wait, may remove those that wait for their time", Publish: rights}
 }
 
 func scheduler(cfg Config) Role {

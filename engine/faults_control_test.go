@@ -21,7 +21,7 @@ import (
 // and does not let a lease end: what they return then comes late.
 func zombies(blind bool) faultPlan {
 	return faultPlan{
-		brokers: 1, faults: 8, pause: 300 * time.Millisecond, slow: 20,
+		brokers: 1, faults: 6, pause: 300 * time.Millisecond, slow: 20,
 		weights: map[string]int{"freeze worker": 1}, without: protections{Lease: true}, blind: blind,
 	}
 }
@@ -63,7 +63,7 @@ func fails(t *testing.T, plan faultPlan, rules ...faulttest.Rule) {
 // TestHandedBackOutlivesTheLeader: a task that a worker hands back is soon
 // another's, although the consumer changes its leader in between.
 func TestHandedBackOutlivesTheLeader(t *testing.T) {
-	const soon = 10 * time.Second // the lease is three times that
+	const soon = 6 * time.Second // the lease is five times that
 	if took := handedBack(t, protections{}, soon); took > soon {
 		t.Errorf("not delivered within %s", soon)
 	}
@@ -72,7 +72,7 @@ func TestHandedBackOutlivesTheLeader(t *testing.T) {
 // TestPlainNakIsForgottenWithTheLeader is its control: a nak without a delay must
 // wait for the end of the lease.
 func TestPlainNakIsForgottenWithTheLeader(t *testing.T) {
-	const soon = 10 * time.Second
+	const soon = 6 * time.Second
 	if took := handedBack(t, protections{NakDelay: true}, soon); took <= soon {
 		t.Errorf("delivered after %s: the test of handing back is blind", took)
 	}

@@ -4,6 +4,6 @@ package engine
 
 // How many faults the tests of faults do, with one broker and with three.
 const (
-	faultsOfOne   = 420
-	faultsOfThree = 110
+	faultsOfOne   = 360
+	faultsOfThree = 100
 )

@@ -56,7 +56,7 @@ func TestFaultsOfOneBroker(t *testing.T) {
 // TestFaultsOfLinksDoubleNothing: as long as the broker lives no send is stored
 // twice, however often its answer is lost.
 func TestFaultsOfLinksDoubleNothing(t *testing.T) {
-	verdict := holds(t, faultPlan{brokers: 1, faults: 60, pause: 300 * time.Millisecond, weights: map[string]int{
+	verdict := holds(t, faultPlan{brokers: 1, faults: 50, pause: 300 * time.Millisecond, weights: map[string]int{
 		"kill worker": 10, "cut": 40, "silence": 3, "deafen": 6,
 	}})
 	if verdict.Doubled > 0 {

@@ -119,11 +119,11 @@ func TestBadEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	nowhere := every("nowhere", time.Second)
-	nowhere.Queue = "nowhere"
+	nowhere.Queue = "nosuch"
 	if _, err := w.store.Put(t.Context(), nowhere, true); !errors.Is(err, engine.ErrNoQueue) {
 		t.Errorf("Put = %v", err)
 	}
-	value, err := encodeEntry(nowhere)
+	value, err := nowhere.MarshalJSON()
 	if err != nil {
 		t.Fatal(err)
 	}

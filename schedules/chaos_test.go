@@ -145,7 +145,7 @@ func TestTenThousandEntries(t *testing.T) {
 	w := newWorld(t)
 	const entries = 10_000
 	for i := range entries {
-		value, err := encodeEntry(every(fmt.Sprintf("e%d", i), time.Hour))
+		value, err := every(fmt.Sprintf("e%d", i), time.Hour).MarshalJSON()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package schedules
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -125,7 +126,7 @@ func (s *Store) Put(ctx context.Context, e Entry, create bool) (Stored, error) {
 	if err := checkQueue(ctx, s.c, e); err != nil {
 		return Stored{}, err
 	}
-	value, err := encodeEntry(e)
+	value, err := json.Marshal(e)
 	if err != nil {
 		return Stored{}, err
 	}
@@ -205,7 +206,7 @@ func (s *Store) Pause(ctx context.Context, name string, paused bool) (Stored, er
 			return found, err
 		}
 		found.Entry.Paused = paused
-		value, err := encodeEntry(found.Entry)
+		value, err := json.Marshal(found.Entry)
 		if err != nil {
 			return Stored{}, err
 		}

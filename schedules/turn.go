@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -127,7 +128,7 @@ func inOrder(fire []time.Time, skips ...[]Skipped) []Skipped {
 	for _, list := range skips {
 		all = append(all, list...)
 	}
-	sortSkipped(all)
+	slices.SortFunc(all, func(a, b Skipped) int { return a.Nominal.Compare(b.Nominal) })
 	return all
 }
 

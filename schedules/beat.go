@@ -40,9 +40,10 @@ const (
 	// Two that were too late do not come back together.
 	yield      = 40 * time.Millisecond
 	yieldApart = 40 * time.Millisecond
-	// trimAfter is how many entries a ledger may have before all but the newest
-	// are removed: they count against the queue's limit.
-	trimAfter = 256
+	// trimOnceIn is after how many batches a ledger is trimmed, on average: what is
+	// not the newest there counts against the queue's limit. Chance decides, so
+	// that it is also trimmed where no process lives for so many batches.
+	trimOnceIn = 16
 )
 
 // Config says what a beat does. The zero value works: it runs the entries of the
@@ -91,8 +92,9 @@ type Beat struct {
 	turns   sync.WaitGroup
 	tokens  chan struct{}
 
-	offset atomic.Int64 // of the own clock before the broker's, nanoseconds
-	vitals vitals
+	brokerClock atomic.Pointer[reading]
+	heldBack    atomic.Bool // whether it was told that the own clock is
+	vitals      vitals
 }
 
 // slot is an entry as the loop keeps it.
@@ -105,7 +107,6 @@ type slot struct {
 	stale  bool // its definition has changed while it was busy
 	lost   bool // somebody else was faster the last time
 	told   string
-	count  int // entries this process has written since the last trim
 }
 
 type result struct {
@@ -415,29 +416,33 @@ func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
 	}
 	before := s.keeper.at.Sequence
 	t, err := s.keeper.look(ctx, b.now(), lost)
-	if s.keeper.at.Sequence != before && !t.lost {
-		s.count++
-	}
-	if s.count >= trimAfter {
-		s.count = 0
+	b.tell(ctx, t.done)
+	if s.keeper.at.Sequence != before && !t.lost && rand.N(trimOnceIn) == 0 {
 		if err := s.keeper.ledger.Trim(ctx); err != nil {
 			b.log.WarnContext(ctx, "cannot trim the ledger", "entry", s.name, "err", err)
 		}
 	}
-	for _, o := range t.done {
-		b.tell(ctx, o)
-	}
 	return result{slot: s, turn: t, err: err}
 }
 
-func (b *Beat) tell(ctx context.Context, o Occurrence) {
-	if o.Outcome == Fired {
-		b.log.DebugContext(ctx, "sent", "entry", o.Entry, "queue", o.Queue, "task", o.Task, "task_id", o.ID, "late", o.Late)
-	} else {
-		b.log.InfoContext(ctx, "skipped", "entry", o.Entry, "task_id", o.ID, "nominal", o.Nominal, "reason", o.Outcome)
-	}
-	if b.cfg.OnOccurrence != nil {
-		b.cfg.OnOccurrence(o)
+// tell tells of what was decided; of occurrences that were skipped for one reason
+// in a row the log has one line.
+func (b *Beat) tell(ctx context.Context, done []Occurrence) {
+	for i, first := 0, 0; i < len(done); i++ {
+		o := done[i]
+		if b.cfg.OnOccurrence != nil {
+			b.cfg.OnOccurrence(o)
+		}
+		if o.Outcome == Fired {
+			b.log.DebugContext(ctx, "sent", "entry", o.Entry, "queue", o.Queue, "task", o.Task, "task_id", o.ID, "late", o.Late)
+		}
+		if i+1 < len(done) && done[i+1].Outcome == o.Outcome {
+			continue
+		}
+		if o.Outcome != Fired {
+			b.log.InfoContext(ctx, "skipped", "entry", o.Entry, "reason", o.Outcome, "occurrences", i+1-first, "from", done[first].Nominal, "to", o.Nominal)
+		}
+		first = i + 1
 	}
 }
 
@@ -471,15 +476,6 @@ func (b *Beat) finish(ctx context.Context, r result) {
 // something.
 func stops(err error) bool {
 	return errors.Is(err, ErrLedgerGone) || errors.Is(err, ErrOlder) || errors.Is(err, ledger.ErrUnreadable) || errors.Is(err, engine.ErrNoQueue)
-}
-
-// now is the own clock, held back where it is more than ahead of the broker's.
-func (b *Beat) now() time.Time {
-	now := b.clock.Now()
-	if before := time.Duration(b.offset.Load()); before > ahead {
-		return now.Add(ahead - before)
-	}
-	return now
 }
 
 // Health tells whether the loop makes progress, which asks no broker, and

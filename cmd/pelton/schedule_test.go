@@ -52,7 +52,7 @@ func TestScheduleAddToRemove(t *testing.T) {
 	worker := w.start("worker", "--queues", "default:2")
 	worker.stdout.has(t, `{"message":"ping"}`)
 	w.ok("schedule", "pause", "ping")
-	if got := w.ok("schedule", "ls"); !strings.Contains(got, "paused") || !strings.Contains(got, "every 1s") {
+	if got := w.ok("schedule", "ls"); !strings.Contains(got, "paused") || !strings.Contains(got, "every second") {
 		t.Errorf("ls:\n%s", got)
 	}
 	beat.stderr.has(t, `"reason":"paused"`)

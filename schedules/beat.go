@@ -407,7 +407,7 @@ func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
 	defer cancel()
 	if s.keeper.inForce == 0 {
 		if err := checkQueue(ctx, b.c, s.keeper.def.entry); err != nil {
-			return result{slot: s, err: err}
+			return result{slot: s, err: fmt.Errorf("%s: %w", s.keeper.def.place, err)}
 		}
 	} else if lost {
 		if err := pause(ctx, yield+rand.N(yieldApart)); err != nil {

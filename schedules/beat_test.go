@@ -2,6 +2,7 @@ package schedules
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +140,92 @@ func TestBadEntries(t *testing.T) {
 	}
 	if !b.Health().Ready() {
 		t.Errorf("health %+v", b.Health())
+	}
+}
+
+// Nonsense that somebody has written into the bucket by hand is told of, each
+// piece with its entry and its field, and the entry beside it goes on.
+func TestHandEditedNonsense(t *testing.T) {
+	tests := map[string]struct{ value, want string }{
+		"seven-fields":   {`{"cron":"0 0 0 1 1 * 2030","task":"print"}`, "entry seven-fields: cron"},
+		"minute-61":      {`{"cron":"61 * * * *","task":"print"}`, "entry minute-61: cron"},
+		"february-31":    {`{"cron":"0 0 31 2 *","task":"print"}`, "entry february-31: cron"},
+		"unknown-zone":   {`{"cron":"@daily","zone":"Mars/Olympus","task":"print"}`, "entry unknown-zone: zone"},
+		"never":          {`{"every":"0s","task":"print"}`, "entry never: every"},
+		"backwards":      {`{"every":"-1s","task":"print"}`, "entry backwards: every"},
+		"ends-first":     {`{"every":"1s","start":"2030-01-02T00:00:00Z","end":"2030-01-01T00:00:00Z","task":"print"}`, "entry ends-first: end"},
+		"body":           {`{"every":"1s","task":"print","body":hi}`, "entry body: not JSON at byte 37"},
+		"default":        {`{"every":"1s","task":"print"}`, "entry default: queue"},
+		"unknown-field":  {`{"every":"1s","task":"print","colour":"red"}`, "entry unknown-field: field"},
+		"wrong-type":     {`{"every":1,"task":"print"}`, "entry wrong-type: every"},
+		"twice":          {`{"every":"1s","every":"2s","task":"print"}`, "entry twice: field"},
+		"not-an-object":  {`[1]`, "entry not-an-object: must be a JSON object"},
+		"empty":          {``, "entry empty: "},
+		"nosuch-queue":   {`{"every":"1s","task":"print","queue":"nosuch"}`, "entry nosuch-queue: queue"},
+		"Upper":          {`{"every":"1s","task":"print"}`, "entry"},
+		"dots.in.a.name": {`{"every":"1s","task":"print"}`, "entry"},
+	}
+	w := newWorld(t)
+	w.put(every("good", time.Second))
+	b := w.run(Config{})
+	b.next(t)
+	for key, test := range tests {
+		if _, err := w.store.kv.PutString(t.Context(), key, test.value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for key, test := range tests {
+		b.log.has(t, "entry is not run", "bucket PELTON_SCHEDULES, key "+key, test.want)
+	}
+	for range 2 {
+		if o := b.next(t); o.Entry != "good" || o.Outcome != Fired {
+			t.Errorf("decided %+v", o)
+		}
+	}
+	if got := strings.Count(b.log.String(), "panic"); got > 0 {
+		t.Errorf("log:\n%s", b.log)
+	}
+	// What is mended runs.
+	w.put(every("minute-61", time.Second))
+	for o := b.next(t); o.Entry != "minute-61"; o = b.next(t) {
+	}
+}
+
+// How soon a beat goes by a change, from the call until the ledger says so.
+func TestChangesTakeEffect(t *testing.T) {
+	w := newWorld(t)
+	b := w.run(Config{})
+	b.log.has(t, "beat started")
+	var took []time.Duration
+	effect := func(change func() error, ok func(position) bool) {
+		t.Helper()
+		started := time.Now()
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		w.decided("default", "ping", ok)
+		took = append(took, time.Since(started))
+	}
+	for i := range 3 {
+		var stored Stored
+		effect(func() (err error) {
+			stored, err = w.store.Put(t.Context(), every("ping", time.Hour), true)
+			return err
+		}, func(p position) bool { return p.Generation == stored.Revision && p.Closed == "" })
+		effect(func() (err error) {
+			stored, err = w.store.Put(t.Context(), every("ping", time.Minute+time.Duration(i)*time.Second), false)
+			return err
+		}, func(p position) bool { return p.Generation == stored.Revision })
+		effect(func() (err error) {
+			stored, err = w.store.Pause(t.Context(), "ping", true)
+			return err
+		}, func(p position) bool { return p.Generation == stored.Revision })
+		effect(func() error { return w.store.Remove(t.Context(), "ping") }, func(p position) bool { return p.Closed == closedRemoved })
+	}
+	slices.Sort(took)
+	t.Logf("%d changes took from %s to %s", len(took), took[0], took[len(took)-1])
+	if median := took[len(took)/2]; median > time.Second {
+		t.Errorf("half of the changes took more than %s", median)
 	}
 }
 

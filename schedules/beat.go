@@ -36,10 +36,11 @@ const (
 	retryTurn    = time.Second
 	retryStopped = 30 * time.Second
 	// yield is how long a beat that was too late the last time leaves an entry to
-	// whoever was faster: batches that are refused cost the broker as much.
-	// Two that were too late do not come back together.
-	yield      = 40 * time.Millisecond
-	yieldApart = 40 * time.Millisecond
+	// whoever was faster: batches that are refused cost the broker as much. So it
+	// is how late an occurrence is, once, when that one has died. Two that were
+	// too late do not come back together.
+	yield      = 400 * time.Millisecond
+	yieldApart = 300 * time.Millisecond
 	// trimOnceIn is after how many batches a ledger is trimmed, on average: what is
 	// not the newest there counts against the queue's limit. Chance decides, so
 	// that it is also trimmed where no process lives for so many batches.

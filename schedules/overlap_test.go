@@ -33,15 +33,7 @@ func (w *world) work() *long {
 			return nil, context.Cause(ctx)
 		}
 	})
-	ctx, stop := context.WithCancel(context.WithoutCancel(w.Context()))
-	ran := make(chan error, 1)
-	go func() { ran <- worker.Run(ctx) }()
-	w.Cleanup(func() {
-		stop()
-		if err := <-ran; err != nil {
-			w.Error(err)
-		}
-	})
+	w.background(worker.Run)
 	return l
 }
 

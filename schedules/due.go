@@ -148,6 +148,6 @@ func (s *Schedule) JitterOf(nominal time.Time) time.Duration {
 		return 0
 	}
 	sum := sha256.Sum256([]byte(OccurrenceID(s.entry, nominal)))
-	share, _ := bits.Mul64(binary.BigEndian.Uint64(sum[:8]), uint64(s.jitter)) //nolint:gosec // above 0
-	return time.Duration(min(share, math.MaxInt64)).Truncate(time.Millisecond) //nolint:gosec // bounded
+	share, _ := bits.Mul64(binary.BigEndian.Uint64(sum[:8]), uint64(s.jitter))
+	return time.Duration(min(share, math.MaxInt64)).Truncate(time.Millisecond)
 }

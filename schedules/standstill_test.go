@@ -37,7 +37,7 @@ func TestStandstill(t *testing.T) {
 				t.Fatalf("before the standstill %+v, want %s", o, first)
 			}
 			b.end(t)
-			w.run(Config{}, withClock(skewed{clockwork.NewRealClock(), last.Add(45 * time.Second).Sub(time.Now())}))
+			w.run(Config{}, withClock(skewed{clockwork.NewRealClock(), time.Until(last.Add(45 * time.Second))}))
 			w.decided("default", "minutely", func(p position) bool { return !p.Last.Before(last) })
 			fired, skipped := w.whole("minutely", "default", time.Minute)
 			if fired != 1+test.fired || skipped != test.skipped {

@@ -82,8 +82,7 @@ func unknownZone(name string, files map[string]*zip.File) error {
 	rule := "must be a zone of the IANA database, as Europe/Berlin"
 	for known := range files {
 		if strings.EqualFold(known, name) {
-			rule += "; did you mean " + known + "?"
-			break
+			return &wire.NameError{Field: "zone", Value: name, Rule: rule + "; did you mean " + known + "?"}
 		}
 	}
 	return &wire.NameError{Field: "zone", Value: name, Rule: rule}

@@ -193,7 +193,10 @@ func (c *Client) change(ctx context.Context, queue, id string, next func(*Record
 		if err != nil || after == nil {
 			return before, nil, err
 		}
-		_, err = c.casRecord(ctx, after, revision)
+		err = c.permitted(ctx, c.ns.RecordSubject(queue, id), func(ctx context.Context) error {
+			_, err := c.casRecord(ctx, after, revision)
+			return err
+		})
 		switch classify(err) {
 		case outcomeStored:
 			return before, after, nil
@@ -246,13 +249,19 @@ func (c *Client) removeRevoked(ctx context.Context, r *Record) {
 	default:
 		return
 	}
-	if err := c.purge(ctx, stream, filter); err != nil {
+	if _, forbidden := c.unpurged.Load(stream); forbidden {
+		return
+	}
+	err := c.purge(ctx, stream, filter)
+	if errors.Is(err, ErrForbidden) {
+		c.unpurged.Store(stream, true)
+	}
+	if err != nil {
 		c.log.DebugContext(ctx, "the message of a revoked task stays until a worker drops it", "queue", r.Queue, "task_id", r.ID, "err", err)
 	}
 }
 
-// purgeTimeout is how long the removal of a message may take: it is not needed,
-// and who may not do it gets no answer.
+// purgeTimeout is how long the removal of a message may take: it is not needed.
 const purgeTimeout = 2 * time.Second
 
 // purge removes what stands in one subject of a stream.
@@ -265,7 +274,11 @@ func (c *Client) purge(ctx context.Context, stream, subject string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
 	defer cancel()
-	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"STREAM.PURGE."+stream, body)
+	var m *nats.Msg
+	err = c.permitted(ctx, apiPrefix+"STREAM.PURGE."+stream, func(ctx context.Context) (err error) {
+		m, err = c.nc.RequestWithContext(ctx, apiPrefix+"STREAM.PURGE."+stream, body)
+		return err
+	})
 	if err != nil {
 		return requestError("purge "+subject, err)
 	}

@@ -38,6 +38,8 @@ func judge(r *Record, d *delivery) verdict {
 		// This message has led to what is parked, perhaps only in the record; or
 		// the record has replaced it.
 		return verdictParked
+	case r.Attempt > d.meta.Attempt && claimedBy(r, d):
+		return verdictRun // an attempt after the one of the message, which was kept for it
 	case r.Attempt > d.meta.Attempt, r.Generation > d.meta.Generation, r.Due && !d.due:
 		return verdictDone // what was parked is under way: its message exists
 	case d.due && (!r.Due || r.DueSeq != 0 && r.DueSeq != d.sequence) && r.State != wire.StateQueued:
@@ -48,14 +50,24 @@ func judge(r *Record, d *delivery) verdict {
 	return verdictRun
 }
 
+// claimedBy reports whether a record was claimed by this very message.
+func claimedBy(r *Record, d *delivery) bool {
+	if r.Due || d.due {
+		return r.Due && d.due && r.DueSeq == d.sequence
+	}
+	return r.Sequence == d.sequence && r.Priority == d.addr.Lane.Priority
+}
+
 // claimTries bounds how often a claim that is refused looks again; each refusal
 // means that somebody else moved on.
 const claimTries = 5
 
 // prepare looks at the record of a delivery and claims it. It reports whether
 // the task is to be run; if not, the delivery is done with. Where the broker
-// does not answer nothing is done, and the message comes back by itself.
-func (w *Worker) prepare(ctx context.Context, d *delivery) bool {
+// does not answer nothing is done, and the message comes back by itself. One
+// that can be held here may turn out to be due later than its message says.
+func (w *Worker) prepare(ctx context.Context, d *delivery, canHold bool) bool {
+	ahead := holdAhead
 	for range claimTries {
 		if d.isLost() {
 			return false
@@ -75,8 +87,11 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) bool {
 			d.pool.settler.add(w.parkedAgain(d, r))
 			return false
 		case verdictRun:
+			if r != nil && r.Run == d.meta.Run && d.adopt(r) && !canHold {
+				ahead = 0 // it has a slot, and would run early
+			}
 		}
-		done, run := w.claim(ctx, d, r, revision)
+		done, run := w.claim(ctx, d, r, revision, ahead)
 		if done {
 			return run
 		}
@@ -87,9 +102,9 @@ func (w *Worker) prepare(ctx context.Context, d *delivery) bool {
 
 // claim writes the record with which this run begins. It is done when the claim
 // stands, or the task shall not run; otherwise the record has changed.
-func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revision uint64) (done, run bool) {
+func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revision uint64, ahead time.Duration) (done, run bool) {
 	r := w.claimRecord(d, before)
-	if res, unfit := w.unfit(d); unfit {
+	if res, unfit := w.unfit(d, ahead); unfit {
 		if before != nil && before.Run < d.meta.Run {
 			before = nil // it is of another life
 		}
@@ -120,14 +135,14 @@ func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revisio
 
 // unfit tells what becomes of a task that is not to be claimed: revoked, past
 // its expiry, or too far ahead of its time to wait here.
-func (w *Worker) unfit(d *delivery) (result, bool) {
+func (w *Worker) unfit(d *delivery, ahead time.Duration) (result, bool) {
 	now := w.now()
 	switch {
 	case w.revocations.has(d):
 		return result{kind: resultRevoked}, true
 	case d.expired(now):
 		return result{kind: resultExpired}, true
-	case d.meta.ETA.Sub(now) > holdAhead:
+	case d.meta.ETA.Sub(now) > ahead:
 		return result{kind: resultPark, eta: d.meta.ETA}, true
 	}
 	return result{}, false

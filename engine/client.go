@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,8 +61,8 @@ type Client struct {
 	windowMu sync.Mutex
 	window   *window // made with the first publish
 	closed   bool
-	replicas sync.Map // of lanes, whether they have several
 	turns    sync.Map // of lanes, who writes a batch
+	unpurged sync.Map // streams of which this user may remove nothing
 
 	// afterReplaced is called between the record of a replacement and its
 	// schedule: tests look there. Nothing else sets it.
@@ -244,37 +245,77 @@ func (c *Client) directLast(ctx context.Context, stream, subject string) (*store
 // by way of the stream's leader, which never lags. It returns nil where there
 // is none.
 func (c *Client) leaderLast(ctx context.Context, stream, subject string) (*stored, error) {
-	return c.leaderRead(ctx, stream, func(ctx context.Context, s jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-		return s.GetLastMsgForSubject(ctx, subject)
-	})
+	return c.leaderRead(ctx, stream, leaderRequest{LastFor: subject})
 }
 
 // leaderSequence reads one message by its sequence, as leaderLast does.
 func (c *Client) leaderSequence(ctx context.Context, stream string, sequence uint64) (*stored, error) {
-	return c.leaderRead(ctx, stream, func(ctx context.Context, s jetstream.Stream) (*jetstream.RawStreamMsg, error) {
-		return s.GetMsg(ctx, sequence)
-	})
+	return c.leaderRead(ctx, stream, leaderRequest{Sequence: sequence})
 }
 
-func (c *Client) leaderRead(ctx context.Context, stream string, read func(context.Context, jetstream.Stream) (*jetstream.RawStreamMsg, error)) (*stored, error) {
+// leaderRequest asks the leader of a stream for one message.
+type leaderRequest struct {
+	Sequence uint64 `json:"seq,omitempty"`
+	LastFor  string `json:"last_by_subj,omitempty"`
+}
+
+// leaderRead does not go by the library's stream, which asks any replica where
+// the stream allows direct gets.
+func (c *Client) leaderRead(ctx context.Context, stream string, request leaderRequest) (*stored, error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	var m *jetstream.RawStreamMsg
-	err := c.permitted(ctx, apiPrefix+"STREAM.", func(ctx context.Context) error {
-		s, err := c.js.Stream(ctx, stream)
-		if err == nil {
-			m, err = read(ctx, s)
-		}
+	subject := apiPrefix + "STREAM.MSG.GET." + stream
+	var m *nats.Msg
+	err = c.permittedAt(ctx, subject, func(ctx context.Context) (err error) {
+		m, err = c.nc.RequestWithContext(ctx, subject, body)
 		return err
 	})
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("stream %s: %w", stream, ErrNoQueue)
-	}
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	}
 	if err != nil {
-		return nil, requestError("stream "+stream, err)
+		return nil, inspectError("stream "+stream, err)
 	}
-	return &stored{m.Subject, m.Sequence, m.Time, wire.Header(m.Header), m.Data}, nil
+	s, err := leaderMessage(m.Data)
+	if err != nil {
+		return nil, inspectError("stream "+stream, err)
+	}
+	return s, nil
+}
+
+// leaderMessage reads the answer of a stream's leader, nil where it has no such
+// message.
+func leaderMessage(data []byte) (*stored, error) {
+	var answer struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Subject  string    `json:"subject"`
+			Sequence uint64    `json:"seq"`
+			Header   []byte    `json:"hdrs"`
+			Data     []byte    `json:"data"`
+			Time     time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := json.Unmarshal(data, &answer)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("answer to a read: %w", err)
+	case answer.Error != nil && answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil //nolint:nilnil // absence is an answer here
+	case answer.Error != nil:
+		return nil, answer.Error
+	case answer.Message == nil:
+		return nil, errors.New("answer to a read: it says nothing")
+	}
+	found := answer.Message
+	s := &stored{subject: found.Subject, sequence: found.Sequence, time: found.Time, data: found.Data}
+	if len(found.Header) > 0 {
+		h, err := nats.DecodeHeadersMsg(found.Header)
+		if err != nil {
+			return nil, fmt.Errorf("headers of %s: %w", found.Subject, err)
+		}
+		s.header = wire.Header(h)
+	}
+	return s, nil
 }

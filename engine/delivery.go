@@ -18,6 +18,7 @@ type delivery struct {
 	pool      *pool
 	lane      *lane
 	due       bool // it came by the due lane
+	kept      bool // its message was kept here from the attempt before
 	addr      wire.Address
 	meta      wire.Meta
 	id        string
@@ -32,6 +33,7 @@ type delivery struct {
 	readyAt time.Time // since when it has waited for a slot
 
 	mu       sync.Mutex
+	reply    string    // where the broker is answered, if not as the message says
 	renewed  time.Time // when the broker last heard that it is held
 	lost     bool      // the lease has passed: no record, ack or nak any more
 	revoked  bool      // nobody wants it any more
@@ -92,6 +94,31 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	return d
 }
 
+// next is the delivery of the attempt that a record calls for, by the same
+// message. It is a new one, because what still goes on for the attempt before (a
+// started mark, a handler that was left behind) must not touch it.
+func (d *delivery) next(r *Record) *delivery {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := &delivery{
+		msg: d.msg, pool: d.pool, lane: d.lane, due: d.due, kept: true, addr: d.addr, meta: d.meta, id: d.id, sequence: d.sequence,
+		redeliver: d.redeliver, published: d.published, ackWait: d.ackWait, arrived: d.arrived, readyAt: d.readyAt,
+		reply: d.reply, renewed: d.renewed, revoked: d.revoked,
+	}
+	n.adopt(r)
+	return n
+}
+
+// adopt takes over which attempt the record calls for, and when it is due: the
+// message may be of an attempt before. It tells whether that is a later time.
+func (d *delivery) adopt(r *Record) (later bool) {
+	d.meta.Attempt = max(d.meta.Attempt, r.Attempt)
+	if later = r.ETA.After(d.meta.ETA); later {
+		d.meta.ETA = r.ETA
+	}
+	return later
+}
+
 // scheduledHere reports whether a due message was fired by its own schedule.
 func (p *pool) scheduledHere(d *delivery) bool {
 	return wire.Header(d.msg.Header).Value(headerScheduler) == p.w.c.ns.LaterSubject(d.addr.Lane, d.id)
@@ -107,6 +134,8 @@ func (d *delivery) plain() bool {
 	return !d.due && !d.redeliver && !d.explicit() && d.meta.Run == 1 && d.meta.Attempt == 1
 }
 
+func (d *delivery) place() place { return place{d.addr.Lane, d.due, d.sequence} }
+
 func (d *delivery) queue() string { return d.addr.Lane.Queue }
 
 // ack tells the broker that the task is done with. A lost ack is harmless: the
@@ -121,8 +150,14 @@ func (d *delivery) nak() { d.answer(`-NAK {"delay":100000000}`) }
 func (d *delivery) renew() { d.answer("+WPI") }
 
 func (d *delivery) answer(verb string) {
+	d.mu.Lock()
+	reply := d.reply
+	d.mu.Unlock()
+	if reply == "" {
+		reply = d.msg.Reply
+	}
 	// Publishing only fails on a closed connection; then the lease passes.
-	_ = d.pool.w.c.nc.Publish(d.msg.Reply, []byte(verb))
+	_ = d.pool.w.c.nc.Publish(reply, []byte(verb))
 }
 
 // begin notes that the handler starts and how it is stopped, unless it may not

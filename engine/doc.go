@@ -7,9 +7,10 @@
 // worker with a free slot (fetch.go), kept alive while it is held (lease.go), run by its handler
 // (execute.go), and settled (settle.go): its record is written by
 // compare-and-set, then the message is acknowledged. A failed attempt is parked
-// in the queue's later stream (retry.go) and comes back by its due lane; a task
-// out of attempts becomes a dead letter (dead.go). Whoever waits for a result
-// is told by the broker (result.go).
+// in the queue's later stream (retry.go) and comes back by its due lane, unless
+// the next one is due so soon that the worker keeps it (keep.go); a task out of
+// attempts becomes a dead letter (dead.go). Whoever waits for a result is told
+// by the broker (result.go).
 //
 // What is promised: an acknowledged publish reaches a terminal state at least
 // once, and the recorded outcome is written exactly once. A handler may run

@@ -104,7 +104,7 @@ func (w *Worker) process(working context.Context, d *delivery) result {
 	if working.Err() != nil {
 		return result{kind: resultHandBack}
 	}
-	if r, _ := d.claim(); r == nil && !d.plain() && !w.prepare(working, d) {
+	if r, _ := d.claim(); r == nil && !d.plain() && !w.prepare(working, d, false) {
 		return result{kind: resultNothing}
 	}
 	if w.revocations.has(d) {

@@ -212,8 +212,8 @@ func (p *puller) drain(drained func()) {
 	}
 }
 
-// bindable reports whether the consumer exists, and its AckWait.
-func bindable(ctx context.Context, c *Client, stream, durable string) (time.Duration, error) {
+// bindable reports whether the consumer exists, and its settings.
+func bindable(ctx context.Context, c *Client, stream, durable string) (jetstream.ConsumerConfig, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	var consumer jetstream.Consumer
@@ -222,7 +222,7 @@ func bindable(ctx context.Context, c *Client, stream, durable string) (time.Dura
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("consumer %s/%s: %w", stream, durable, err)
+		return jetstream.ConsumerConfig{}, fmt.Errorf("consumer %s/%s: %w", stream, durable, err)
 	}
-	return consumer.CachedInfo().Config.AckWait, nil
+	return consumer.CachedInfo().Config, nil
 }

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -219,10 +220,17 @@ func (w *workers) start(i int) {
 	w.t.Helper()
 	child := exec.CommandContext(context.Background(), os.Args[0])
 	child.Env, child.Stderr = w.env, os.Stderr
+	out, err := child.StdoutPipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	if err := child.Start(); err != nil {
 		w.t.Fatal(err)
 	}
 	w.children[i] = child
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		w.t.Fatalf("worker %d: %v", i, err)
+	}
 }
 
 func (w *workers) kill(i int) {
@@ -291,6 +299,124 @@ func TestTaskThatKillsItsWorkersIsBuried(t *testing.T) {
 	if err != nil || record.State != wire.StateFailed || record.Attempt != 1 {
 		t.Errorf("record %+v, %v", record, err)
 	}
+}
+
+// TestWorkerThatDiesWithAKeptTask ends a worker when the next attempt of a task
+// stands in its record, and when that is claimed before its time: the attempt is
+// owed, and nothing is lost or counted twice.
+func TestWorkerThatDiesWithAKeptTask(t *testing.T) {
+	for _, state := range []wire.State{wire.StateRetrying, wire.StateStarted} {
+		t.Run(string(state), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			broker := enginetest.Start(t)
+			broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue, AckWait: time.Second}}})
+			c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			t.Setenv("PELTON_TEST_DIE_AT", string(state))
+			r, err := c.SendRaw(ctx, DefaultQueue, "chain", []byte(`1`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() {
+				_, err := r.Wait(ctx)
+				ended <- err
+			}()
+			deaths := superviseUntil(ctx, t, broker.URL(), ended, func(err error) {
+				if err != nil {
+					t.Errorf("wait: %v", err)
+				}
+			}, func() {})
+			if deaths != 1 {
+				t.Errorf("%d workers died, want 1", deaths)
+			}
+			record, err := r.Record(ctx)
+			if err != nil || !wholeChain(record) {
+				t.Errorf("%+v, %v", record, err)
+			}
+			if left := awaitDrained(ctx, t, c); left != 0 {
+				t.Errorf("%d messages are left", left)
+			}
+		})
+	}
+}
+
+// wholeChain reports whether a task "chain" has succeeded after each of its
+// attempts was recorded once.
+func wholeChain(r *Record) bool {
+	if r == nil || r.State != wire.StateSucceeded || r.Attempt != chainAttempts || len(r.Attempts) != chainAttempts-1 {
+		return false
+	}
+	for i, a := range r.Attempts {
+		if a.Attempt != i+1 {
+			return false
+		}
+	}
+	return true
+}
+
+// TestKilledWorkersLoseNoShortRetry kills workers while they keep tasks for
+// their next attempts: each has all its attempts, in order, and one end.
+func TestKilledWorkersLoseNoShortRetry(t *testing.T) {
+	lost := shortRetriesUnderWorkerKills(t, false)
+	if lost != 0 {
+		t.Errorf("%d tasks lost", lost)
+	}
+}
+
+// TestAckBeforeKeepingLoses is the control: workers that acknowledge a task
+// whose next attempt they keep must lose some, or the test above is blind.
+func TestAckBeforeKeepingLoses(t *testing.T) {
+	if lost := shortRetriesUnderWorkerKills(t, true); lost == 0 {
+		t.Error("nothing lost: this test cannot see a loss")
+	}
+}
+
+func shortRetriesUnderWorkerKills(t *testing.T, ackFirst bool) (lost int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	broker := enginetest.Start(t)
+	broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: DefaultQueue, AckWait: 2 * time.Second}}})
+	c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	terminal := map[string]int{}
+	stop := watchTerminal(t, c, terminal)
+	const tasks = 600
+	var ids []string
+	for i := range tasks {
+		r, err := c.SendRaw(ctx, DefaultQueue, "chain", fmt.Appendf(nil, "%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, r.ID())
+	}
+	workers := startWorkers(t, broker.URL(), 3, ackFirst)
+	for range 15 {
+		<-time.After(time.Duration(50+rand.IntN(250)) * time.Millisecond)
+		workers.kill(rand.IntN(3))
+	}
+	awaitDrained(ctx, t, c)
+	workers.stop()
+	stop()
+	for _, id := range ids {
+		r, err := c.Record(ctx, DefaultQueue, id)
+		if errors.Is(err, ErrNotFound) || err == nil && !r.State.Terminal() {
+			lost++
+			continue
+		}
+		if err != nil || !wholeChain(r) || terminal[id] != 1 {
+			t.Errorf("%s: %d terminal records, %+v, %v", id, terminal[id], r, err)
+		}
+	}
+	return lost
 }
 
 // superviseUntil starts a worker again whenever it has died, until the task has

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"pelton/engine/enginetest"
+	"pelton/engine/topology"
 )
 
 // TestLateness measures how late tasks run: none early, whatever the load. The
@@ -102,4 +104,86 @@ func lateness(t *testing.T, tasks int, over, lead time.Duration) (late []time.Du
 		t.Fatal("not all have run")
 	}
 	return late, time.Since(start)
+}
+
+// TestLatenessOfRetries measures how late attempts begin whose waits are short:
+// kept by the worker, and, beside it, parked in the broker where so few tasks may
+// be in all hands that none is kept.
+// None is early; the figures are logged, as above.
+func TestLatenessOfRetries(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		queue topology.Queue
+	}{
+		{"kept", topology.Queue{Name: DefaultQueue}},
+		{"parked", topology.Queue{Name: DefaultQueue, MaxAckPending: keepShare - 1}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			late := retryLateness(t, tc.queue, 5000)
+			slices.Sort(late)
+			at := func(p int) time.Duration { return late[(len(late)-1)*p/100] }
+			t.Logf("p50 %s, p99 %s, most %s, earliest %s", at(50), at(99), late[len(late)-1], late[0])
+			if late[0] < 0 {
+				t.Errorf("one ran early by %s", -late[0])
+			}
+		})
+	}
+}
+
+// retryLateness sends a thousand tasks a second, each of which fails once and
+// waits for up to 750 ms, and tells how late each second attempt began.
+func retryLateness(t *testing.T, queue topology.Queue, tasks int) []time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	broker := enginetest.Start(t)
+	broker.SetupWith(topology.Config{Queues: []topology.Queue{queue}})
+	c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	due, late := make([]time.Time, tasks), make([]time.Duration, tasks)
+	var group sync.WaitGroup
+	group.Add(tasks)
+	w := NewWorker(c, WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 16}}})
+	HandleRaw(w, "flaky", func(_ context.Context, m *Message) ([]byte, error) {
+		now := time.Now()
+		i, err := strconv.Atoi(string(m.Body))
+		if err != nil {
+			return nil, Permanent(err)
+		}
+		if m.Info.Attempt == 1 {
+			wait := time.Duration(i%751) * time.Millisecond
+			due[i] = time.Now().Add(wait)
+			return nil, RetryIn(wait, errors.New("again"))
+		}
+		late[i] = now.Sub(due[i])
+		group.Done()
+		return nil, nil
+	})
+	stop := background(func(working context.Context) {
+		if err := w.Run(working); err != nil {
+			t.Errorf("worker: %v", err)
+		}
+	})
+	defer stop()
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	for i := range tasks {
+		if i%10 == 0 {
+			<-pace.C
+		}
+		if _, err := c.SendRawAsync(ctx, DefaultQueue, "flaky", strconv.AppendInt(nil, int64(i), 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ran := make(chan struct{})
+	go func() { group.Wait(); close(ran) }()
+	select {
+	case <-ran:
+	case <-ctx.Done():
+		t.Fatal("not all have run")
+	}
+	return late
 }

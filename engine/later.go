@@ -80,8 +80,9 @@ func (c *Client) waitNotTaken(ctx context.Context, a wire.Address) error {
 }
 
 // notTaken reports whether an id is free for a task that is to wait: the broker
-// compares it with the waiting ones only. Two sends at the same moment, one of
-// them delayed, may both pass; the worker then drops the second.
+// compares it with the waiting ones only. It reads no more than the subjects
+// that the sender writes to. Two sends at the same moment, one of them delayed,
+// may both pass; the worker then drops the second.
 func (c *Client) notTaken(ctx context.Context, a wire.Address) error {
 	r, _, err := c.readRecord(ctx, a.Lane.Queue, a.ID)
 	if err != nil {
@@ -91,7 +92,7 @@ func (c *Client) notTaken(ctx context.Context, a wire.Address) error {
 		return nil // it is sent, and dropped for as long as the record lives
 	}
 	if r == nil {
-		if r, err = c.lookupWaiting(ctx, a.Lane.Queue, a.ID); err != nil {
+		if r, err = c.lookupExplicit(ctx, a.Lane.Queue, a.ID, c.directLast); err != nil {
 			return err
 		}
 	}
@@ -107,7 +108,10 @@ func (c *Client) track(ctx context.Context, m *nats.Msg, a wire.Address) error {
 	r := c.waiting(&stored{subject: m.Subject, time: time.Now(), header: wire.Header(m.Header)}, a.Lane.Queue, a.ID, wire.StateScheduled)
 	r.Due = true
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		_, err := c.casRecord(ctx, r, 0)
+		err := c.permitted(ctx, c.ns.RecordSubject(r.Queue, r.ID), func(ctx context.Context) error {
+			_, err := c.casRecord(ctx, r, 0)
+			return err
+		})
 		switch classify(err) {
 		case outcomeStored, outcomeRefused:
 			return nil

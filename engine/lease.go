@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"pelton/engine/wire"
 )
 
 // startedAfter is how long a plain first run goes on before its record says
@@ -18,20 +20,55 @@ type leases struct {
 	w    *Worker
 	mu   sync.Mutex
 	held map[*delivery]struct{}
+	by   map[place]*delivery
 }
 
-func newLeases(w *Worker) *leases { return &leases{w: w, held: map[*delivery]struct{}{}} }
+// place is where a message stands in the broker.
+type place struct {
+	lane     wire.Lane
+	due      bool
+	sequence uint64
+}
+
+func newLeases(w *Worker) *leases {
+	return &leases{w: w, held: map[*delivery]struct{}{}, by: map[place]*delivery{}}
+}
+
+// again reports whether the message of a delivery is held here already. A broker
+// that was killed forgets what it delivered just before, or that a lease was
+// renewed, and delivers it once more. What is held goes on, and answers to the
+// delivery that the broker knows.
+func (l *leases) again(d *delivery, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := l.by[d.place()]
+	if held == nil || d.sequence == 0 {
+		return false
+	}
+	held.mu.Lock()
+	defer held.mu.Unlock()
+	held.reply, held.renewed = d.msg.Reply, now
+	return true
+}
 
 func (l *leases) add(d *delivery) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.held[d] = struct{}{}
+	l.by[d.place()] = d
 }
 
 func (l *leases) remove(d *delivery) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.forget(d)
+}
+
+func (l *leases) forget(d *delivery) {
 	delete(l.held, d)
+	if l.by[d.place()] == d { // it may be the next delivery's
+		delete(l.by, d.place())
+	}
 }
 
 // find are the deliveries of a task that are held.
@@ -126,7 +163,7 @@ func (l *leases) expire(ctx context.Context, now time.Time) {
 		d.mu.Lock()
 		if now.Sub(d.renewed) >= d.ackWait*4/5 {
 			lost = append(lost, d)
-			delete(l.held, d)
+			l.forget(d)
 		}
 		d.mu.Unlock()
 	}

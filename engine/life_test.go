@@ -44,6 +44,27 @@ func (s *system) until(what string, holds func() bool) {
 	}
 }
 
+// TestWorkerEndedWhileItBindsLeavesNothing ends workers at any moment of their
+// beginning: whatever they had subscribed to by then has gone.
+func TestWorkerEndedWhileItBindsLeavesNothing(t *testing.T) {
+	s := newSystem(t)
+	if _, err := s.client.JetStream().AccountInfo(s.ctx()); err != nil { // subscribes to the answers of all requests
+		t.Fatal(err)
+	}
+	before := s.client.Conn().NumSubscriptions()
+	for i := range 60 {
+		w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+		ctx, end := context.WithTimeout(s.ctx(), time.Duration(i)*200*time.Microsecond)
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		end()
+	}
+	if after := s.client.Conn().NumSubscriptions(); after != before {
+		t.Errorf("%d subscriptions left, %d before", after, before)
+	}
+}
+
 func TestWorkerHoldsOnlyWhatItsSlotsUse(t *testing.T) {
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(4)})
@@ -316,7 +337,16 @@ func TestStrangeMessagesAreBuriedAndTheRestGoesOn(t *testing.T) {
 		}
 		return fmt.Sprintf("default-%d", ack.Sequence)
 	}
+	var many []string
+	for i := range 5000 {
+		many = append(many, fmt.Sprintf("X%d", i), "")
+	}
 	for _, tc := range []struct{ name, id, want string }{
+		{"thousands of headers", publish("pelton.task.default.greet", `"x"`, many...), "headers"},
+		{"long id by header", publish("pelton.task.default.greet", `"x"`, "Pelton-Id", strings.Repeat("i", 129)), "Pelton-Id"},
+		{"id with a dot by header", publish("pelton.task.default.greet", `"x"`, "Pelton-Id", "a.b"), "Pelton-Id"},
+		{"empty id by header", publish("pelton.task.default.greet", `"x"`, "Pelton-Id", ""), "Pelton-Id"},
+		{"long id", publish("pelton.task.default.greet."+strings.Repeat("i", 129), `"x"`), "128"},
 		{"not JSON", publish("pelton.task.default.greet", "{"), "not JSON"},
 		{"empty", publish("pelton.task.default.greet", ""), "empty"},
 		{"wrong type", publish("pelton.task.default.greet", "5"), "cannot unmarshal number"},

@@ -35,8 +35,10 @@ func (s *stepped) now() time.Time {
 
 // lifeBody is what a task of TestRandomLives carries.
 type lifeBody struct {
-	N     int `json:"n"`     // which of the bodies that were given to the id
-	Fails int `json:"fails"` // attempts that fail
+	N       int           `json:"n"`       // which of the bodies that were given to the id
+	Fails   int           `json:"fails"`   // attempts that fail
+	Snoozes int           `json:"snoozes"` // of the first attempt, before it fails or succeeds
+	Wait    time.Duration `json:"wait"`    // before the next attempt or after a snooze
 }
 
 // lifeRun is one run of a handler.
@@ -44,6 +46,7 @@ type lifeRun struct {
 	attempt int
 	body    lifeBody
 	clock   int64 // the latest that the worker's clock had shown
+	due     int64 // before which the next run may not begin
 }
 
 // life is what the model knows of an id.
@@ -53,6 +56,7 @@ type life struct {
 	strict  bool              // only the last body may run
 	last    int
 	fails   int
+	snoozes int
 	revoked bool // before a worker had it: it never runs
 	stopped bool // revoked when a worker had it: it may have begun
 	expires bool
@@ -91,7 +95,7 @@ func TestRandomLives(t *testing.T) {
 	}
 	group.Wait()
 	stopSteps()
-	if p.changed.Load() < sequences {
+	if p.changed.Load() < sequences/2 {
 		t.Errorf("only %d cancels and replacements met a task in time", p.changed.Load())
 	}
 	if left := awaitEmpty(t, c); left != 0 {
@@ -118,11 +122,16 @@ func (p *lives) work() {
 		if err := json.Unmarshal(m.Body, &run.body); err != nil {
 			return nil, err
 		}
+		run.due = time.Now().Add(run.body.Wait).UnixNano()
 		p.mu.Lock()
 		p.runs[m.Info.ID] = append(p.runs[m.Info.ID], run)
+		before := len(p.runs[m.Info.ID]) - 1
 		p.mu.Unlock()
-		if run.attempt <= run.body.Fails {
-			return nil, RetryIn(30*time.Millisecond, errors.New("again"))
+		switch {
+		case run.attempt == 1 && before < run.body.Snoozes:
+			return nil, Snooze(run.body.Wait)
+		case run.attempt <= run.body.Fails:
+			return nil, RetryIn(run.body.Wait, errors.New("again"))
 		}
 		return m.Body, nil
 	})
@@ -177,7 +186,7 @@ func (p *lives) operate(l *life, random *rand.Rand) error {
 		return p.send(ctx, l, random, delay)
 	case choice < 5:
 		return p.cancel(ctx, l)
-	case l.fails > 0:
+	case l.fails+l.snoozes > 0:
 		return nil // the attempts of one that was replaced have two bodies
 	default:
 		return p.replace(ctx, l, delay)
@@ -189,9 +198,13 @@ func (p *lives) send(ctx context.Context, l *life, random *rand.Rand, delay time
 	eta := time.Now().Add(delay)
 	opts := []SendOption{WithID(l.id), WithETA(eta)}
 	first := !l.sent
-	body.Fails = l.fails
+	body.Fails, body.Snoozes = l.fails, l.snoozes
+	body.Wait = time.Duration(random.IntN(1000)) * time.Millisecond // kept, or parked
 	if first && random.IntN(4) == 0 {
 		body.Fails = 1 + random.IntN(2)
+	}
+	if first && random.IntN(8) == 0 {
+		body.Snoozes = 1 + random.IntN(2)
 	}
 	if first && random.IntN(4) == 0 {
 		opts = append(opts, WithExpires(eta.Add(time.Duration(1+random.IntN(300))*time.Millisecond)))
@@ -210,7 +223,7 @@ func (p *lives) send(ctx context.Context, l *life, random *rand.Rand, delay time
 	case err != nil:
 		return fmt.Errorf("send: %w", err)
 	case first:
-		l.sent, l.last, l.fails, l.expires = true, body.N, body.Fails, expires
+		l.sent, l.last, l.fails, l.snoozes, l.expires = true, body.N, body.Fails, body.Snoozes, expires
 		l.bodies[body.N] = eta
 	case !l.strict:
 		l.last = body.N
@@ -271,20 +284,24 @@ func (p *lives) compare(l *life) {
 	runs := p.runs[l.id]
 	p.mu.Unlock()
 	wrong := func(what string) { p.t.Errorf("%s: %s\nmodel %+v\nrecord %+v\nruns %+v", l.id, what, l, r, runs) }
+	again := l.fails + l.snoozes
 	switch {
 	case (l.revoked || l.stopped) != (r.State == wire.StateRevoked):
 		wrong("revoked by one, not by the other")
 	case l.revoked && len(runs) > 0:
 		wrong("ran although nobody had it when it was revoked")
-	case r.State == wire.StateExpired && (!l.expires || len(runs) > l.fails):
+	case r.State == wire.StateExpired && (!l.expires || len(runs) > again):
 		wrong("expired")
-	case r.State == wire.StateSucceeded && len(runs) != l.fails+1, len(runs) > l.fails+1:
+	case r.State == wire.StateSucceeded && len(runs) != again+1, len(runs) > again+1:
 		wrong("ran another number of times")
 	case r.State != wire.StateSucceeded && r.State != wire.StateRevoked && r.State != wire.StateExpired:
 		wrong("ended otherwise")
 	}
-	seen := map[int]bool{}
-	for _, run := range runs {
+	seen := map[int]int{1: -l.snoozes}
+	for i, run := range runs {
+		if i > 0 && run.clock < runs[i-1].due {
+			wrong("ran again early by " + time.Duration(runs[i-1].due-run.clock).String())
+		}
 		eta, known := l.bodies[run.body.N]
 		if !known && !l.stopped {
 			wrong("ran with a body that had been replaced")
@@ -292,10 +309,9 @@ func (p *lives) compare(l *life) {
 		if known && run.clock < eta.UnixNano() {
 			wrong("ran early by " + time.Duration(eta.UnixNano()-run.clock).String())
 		}
-		if seen[run.attempt] {
+		if seen[run.attempt]++; seen[run.attempt] > 1 {
 			wrong("an attempt ran twice")
 		}
-		seen[run.attempt] = true
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"pelton/engine/enginetest"
+	"pelton/engine/wire"
 )
 
 // TestMain is also the main of the processes that tests start.
@@ -56,10 +57,26 @@ func nodeProcess(node string) int {
 	return 0
 }
 
-// workerProcess works the default queue until SIGTERM.
+// chainAttempts is how many attempts the task "chain" needs, each soon after the
+// one before.
+const chainAttempts = 10
+
+// dieAt ends the process when the second attempt of a task is first written
+// with a state.
+func dieAt(state wire.State) func(*Record) {
+	return func(r *Record) {
+		if r.State == state && r.Attempt == 2 && r.Deaths == 0 {
+			os.Exit(3)
+		}
+	}
+}
+
+// workerProcess works the default queue until SIGTERM. It writes a line once it
+// hears that signal.
 func workerProcess(url string, ackFirst bool, deaths int) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	fmt.Println("ready")
 	c, err := Connect(ctx, url)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -70,12 +87,19 @@ func workerProcess(url string, ackFirst bool, deaths int) int {
 		Queues:      []Queue{{Name: DefaultQueue, Slots: 8}},
 		MaxAttempts: 20,
 		MaxDeaths:   deaths,
+		OnRecord:    dieAt(wire.State(os.Getenv("PELTON_TEST_DIE_AT"))),
 	})
 	w.ackFirst = ackFirst
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {
 		<-time.After(time.Duration(rand.Int64N(int64(30 * time.Millisecond)))) // the work
 		if rand.IntN(20) == 0 {
 			return nil, RetryIn(time.Duration(rand.Int64N(int64(200*time.Millisecond))), errors.New("bad luck"))
+		}
+		return m.Body, nil
+	})
+	HandleRaw(w, "chain", func(_ context.Context, m *Message) ([]byte, error) {
+		if m.Info.Attempt < chainAttempts {
+			return nil, RetryIn(time.Duration(rand.Int64N(int64(200*time.Millisecond))), errors.New("again"))
 		}
 		return m.Body, nil
 	})

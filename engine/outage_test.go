@@ -197,7 +197,7 @@ func outageWorld(ctx context.Context, t *testing.T, nodes int, o *outage, attemp
 	HandleRaw(w, "toil", func(_ context.Context, m *Message) ([]byte, error) {
 		o.ran(m.Info)
 		if m.Info.Attempt < attempts {
-			return nil, RetryIn(time.Duration(rand.Int64N(int64(200*time.Millisecond))), errors.New("again"))
+			return nil, RetryIn(time.Duration(rand.Int64N(int64(1200*time.Millisecond))), errors.New("again")) // kept, or parked
 		}
 		return m.Body, nil
 	})

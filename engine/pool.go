@@ -20,9 +20,10 @@ const (
 	// fetching ends; without a connection nothing comes.
 	drainWithin = 2 * time.Second
 	// holdMost bounds how many tasks are held for their time, and holdBytes how
-	// much their bodies may take. A second of a thousand due tasks, fired early,
-	// must find room.
-	holdMost  = 4096
+	// much their bodies may take. A burst is claimed while it is held, so that
+	// at its time it only has to run; it must leave some of the 10,000 that all
+	// workers of a lane may hold.
+	holdMost  = 8192
 	holdBytes = 64 << 20
 	// abandonAfter is how long a cancelled handler may ignore it at shutdown.
 	abandonAfter = 5 * time.Second
@@ -47,6 +48,8 @@ type pool struct {
 
 	arrivals chan arrival
 	looked   chan looked
+	kept     chan kept // never full: what is sent has room in keeping
+	keeping  keeping
 	freed    chan time.Duration // how long the slot was used
 	drained  chan struct{}
 	work     chan *delivery
@@ -88,6 +91,7 @@ func newPool(w *Worker, q Queue) *pool {
 		work:     make(chan *delivery, q.Slots),
 		ended:    make(chan struct{}),
 		chooser:  newChooser(ranked),
+		keeping:  keeping{most: holdMost},
 		pace:     time.Second,
 	}
 	for _, l := range ranked {
@@ -107,6 +111,7 @@ func (p *pool) run(ctx, working context.Context) error {
 	defer func() {
 		p.settler.close()
 		<-settled
+		p.returnKept()
 	}()
 	reconnected := p.w.c.nc.StatusChanged(nats.CONNECTED)
 	defer p.w.c.nc.RemoveStatusListener(reconnected)
@@ -133,6 +138,8 @@ func (p *pool) run(ctx, working context.Context) error {
 			p.arrived(working, a)
 		case l := <-p.looked:
 			p.afterLook(l)
+		case k := <-p.kept:
+			p.keep(working, k)
 		case used := <-p.freed:
 			p.running--
 			p.pace += (used - p.pace) / 8
@@ -376,6 +383,9 @@ func (p *pool) arrived(working context.Context, a arrival) {
 	}
 	a.from.delivered(now)
 	d := newDelivery(p, a.lane, a.msg, a.from.due, now)
+	if p.w.leases.again(d, now) {
+		return
+	}
 	p.w.leases.add(d)
 	switch {
 	case p.stopping:
@@ -389,13 +399,18 @@ func (p *pool) arrived(working context.Context, a arrival) {
 
 // lookAside looks at the record of a delivery while its time has not come.
 func (p *pool) lookAside(working context.Context, d *delivery) {
-	p.looking++
 	p.asideBytes += len(d.msg.Data)
 	if !d.due {
 		d.lane.aside++
 	}
+	p.look(d, func() bool { return p.w.prepare(working, d, true) })
+}
+
+// look runs beside the loop what tells whether a delivery is to be run.
+func (p *pool) look(d *delivery, run func() bool) {
+	p.looking++
 	go func() {
-		l := looked{d, p.w.prepare(working, d)}
+		l := looked{d, run()}
 		select {
 		case p.looked <- l:
 		case <-p.ended:
@@ -417,6 +432,10 @@ func (p *pool) afterLook(l looked) {
 }
 
 func (p *pool) unaside(d *delivery) {
+	if d.kept {
+		p.keeping.leave(len(d.msg.Data))
+		return
+	}
 	p.asideBytes -= len(d.msg.Data)
 	if !d.due {
 		d.lane.aside--
@@ -448,6 +467,7 @@ func (p *pool) check(now time.Time) {
 // stop ends the fetching and hands back what has not started.
 func (p *pool) stop() {
 	p.stopping = true
+	p.keeping.close() // what is due soon is parked from now on
 	p.draining = 2 * len(p.lanes)
 	for _, ln := range p.lanes {
 		ln.plain.drain(func() { p.drained <- struct{}{} })

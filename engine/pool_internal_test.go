@@ -113,7 +113,14 @@ func TestJudge(t *testing.T) {
 		{"delay parked, ack lost", plain, record(wire.StateScheduled, 2, 2, 7), verdictParked},
 		{"due again after the next was parked", due, &Record{State: wire.StateRetrying, Run: 2, Attempt: 3, DueSeq: 7}, verdictParked},
 		{"a due copy while the next attempt of another is parked", due, record(wire.StateRetrying, 2, 3, 7), verdictDone},
-		{"the next attempt runs already", plain, record(wire.StateStarted, 2, 3, 7), verdictDone},
+		{"the next attempt runs already", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 3, Sequence: 7, Due: true, DueSeq: 9}, verdictDone},
+		{"kept for the next attempt, its worker died", plain, record(wire.StateStarted, 2, 3, 7), verdictRun},
+		{"kept for the next attempt, then handed back", plain, record(wire.StateQueued, 2, 3, 7), verdictRun},
+		{"a copy while another message is kept", plain, record(wire.StateStarted, 2, 3, 6), verdictDone},
+		{"a copy of another lane while one is kept", plain, &Record{State: wire.StateQueued, Run: 2, Attempt: 3, Sequence: 7, Priority: wire.PriorityHigh}, verdictDone},
+		{"due, kept for the next attempt, its worker died", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 3, Sequence: 7, Due: true, DueSeq: 7}, verdictRun},
+		{"due, kept for the next attempt, then handed back", due, &Record{State: wire.StateQueued, Run: 2, Attempt: 3, Due: true, DueSeq: 7}, verdictRun},
+		{"due of an attempt before, the next one of another message", due, &Record{State: wire.StateStarted, Run: 2, Attempt: 3, Sequence: 7, Due: true, DueSeq: 9}, verdictDone},
 		{"the next attempt was handed back", due, record(wire.StateQueued, 2, 3, 7), verdictDone},
 		{"parked, due and running, the ack of the first was lost", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 2, Sequence: 7, Due: true}, verdictDone},
 		{"its own time", due, record(wire.StateRetrying, 2, 2, 7), verdictRun},
@@ -153,10 +160,12 @@ func TestRefusal(t *testing.T) {
 		{"claimed by a later delivery", 4, with(func(r *Record) { r.State, r.Worker = wire.StateStarted, "other" }), refusalNotOurs},
 		{"claimed by a later delivery of this worker", 4, with(func(r *Record) { r.State, r.StartedAt = wire.StateStarted, began.Add(time.Minute) }), refusalNotOurs},
 		{"nobody claimed, queued before", 0, with(func(r *Record) { r.State, r.Worker = wire.StateQueued, "" }), refusalAgain},
+		{"claimed by another message of the id", 0, with(func(r *Record) { r.State, r.Worker, r.Sequence = wire.StateStarted, "other", 6 }), refusalStands},
+		{"claimed by a due message of the id", 0, with(func(r *Record) { r.State, r.Worker, r.Due, r.DueSeq = wire.StateStarted, "other", true, 6 }), refusalStands},
 		{"claimed, then handed on", 4, with(func(r *Record) { r.State, r.Worker = wire.StateQueued, "other" }), refusalNotOurs},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			d := &delivery{started: began, meta: wire.Meta{Run: 1, Attempt: 2}}
+			d := &delivery{started: began, sequence: 5, meta: wire.Meta{Run: 1, Attempt: 2}}
 			x := &settlement{d: d, record: own, revision: tc.revision}
 			if got := (&settler{}).refusal(x, tc.r); got != tc.want {
 				t.Errorf("refusal %d, want %d", got, tc.want)

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"pelton/engine/ledger"
 	"pelton/engine/wire"
 )
 
@@ -124,11 +125,11 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 			return nil, err
 		case outcomeRefused:
 			if doubt {
-				if own, err := c.ownCopy(ctx, m, lane); own != nil || err != nil {
+				if own, err := c.ownCopy(ctx, m, lane, err); own != nil || err != nil {
 					return own, err
 				}
 			}
-			if refused < len(freedLate) && c.replicated(ctx, lane) {
+			if refused < len(freedLate) && c.replicated() {
 				wait = freedLate[refused]
 				refused++
 				break
@@ -171,23 +172,9 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 // milliseconds after its removal was confirmed.
 var freedLate = []time.Duration{2 * time.Millisecond, 4 * time.Millisecond, 8 * time.Millisecond, 16 * time.Millisecond, 20 * time.Millisecond}
 
-// replicated reports whether a lane may have more than one replica. The first
-// answer of the broker is kept: a lane that is given replicas later is noticed
-// by the next process.
-func (c *Client) replicated(ctx context.Context, lane wire.Lane) bool {
-	if known, ok := c.replicas.Load(lane); ok {
-		return known.(bool)
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	s, err := c.js.Stream(ctx, c.ns.TaskStream(lane))
-	if err != nil {
-		return true // not allowed to know
-	}
-	several := s.CachedInfo().Config.Replicas > 1
-	c.replicas.Store(lane, several)
-	return several
-}
+// replicated reports whether a stream may have more than one replica. Its
+// settings are not asked for: who may publish may not see them.
+func (c *Client) replicated() bool { return c.nc.ConnectedClusterName() != "" }
 
 // roomKey marks the context of a publish that waits where its queue is full.
 type roomKey struct{}
@@ -271,14 +258,17 @@ func (c *Client) publishOnce(ctx context.Context, m *nats.Msg) (*jetstream.PubAc
 
 // ownCopy tells whether the message that refuses an explicit id is a copy of
 // this very publish, whose PubAck was lost.
-func (c *Client) ownCopy(ctx context.Context, m *nats.Msg, lane wire.Lane) (*jetstream.PubAck, error) {
+func (c *Client) ownCopy(ctx context.Context, m *nats.Msg, lane wire.Lane, refusal error) (*jetstream.PubAck, error) {
 	stream := c.ns.TaskStream(lane)
 	if strings.HasPrefix(m.Subject, c.ns.LaterSubject(lane, "")) {
 		stream = c.ns.LaterStream(lane)
 	}
-	s, err := c.leaderLast(ctx, stream, m.Subject)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+	s, sure := c.refusing(ctx, stream, m.Subject, refusal)
+	if !sure {
+		var err error
+		if s, err = c.leaderLast(ctx, stream, m.Subject); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnconfirmed, err)
+		}
 	}
 	if s == nil {
 		// It has left the queue since: somebody's copy ran. The record under the
@@ -289,4 +279,23 @@ func (c *Client) ownCopy(ctx context.Context, m *nats.Msg, lane wire.Lane) (*jet
 		return nil, nil
 	}
 	return &jetstream.PubAck{Stream: stream, Sequence: s.sequence, Duplicate: true}, nil
+}
+
+// refusing reads the message of a subject that a refusal names, by direct get:
+// the sender of a task may do that where it may not ask the leader. On several
+// replicas it is read again until one knows the message; where none does, sure
+// is false. It is nil where the message has gone.
+func (c *Client) refusing(ctx context.Context, stream, subject string, refusal error) (s *stored, sure bool) {
+	named, _ := ledger.Newest(refusal)
+	for try := 0; ; try++ {
+		s, err := c.directLast(ctx, stream, subject)
+		switch {
+		case err != nil:
+			return nil, false
+		case s != nil && s.sequence >= named, !c.replicated():
+			return s, true
+		case try == len(freedLate) || pause(ctx, freedLate[try]) != nil:
+			return nil, false
+		}
+	}
 }

@@ -72,7 +72,7 @@ func (m *many) sendAtomically(ctx context.Context) {
 		for _, failed := range m.batch {
 			m.fail(failed, err)
 		}
-		if classify(err) != outcomeInvalid && !errors.Is(err, ErrUnconfirmed) || ctx.Err() != nil {
+		if classify(err) != outcomeInvalid && !errors.Is(err, ErrUnconfirmed) || errors.Is(err, ErrForbidden) || ctx.Err() != nil {
 			m.abandon(err)
 			return
 		}
@@ -86,7 +86,11 @@ func (m *many) sendBatch(ctx context.Context) error {
 		if err := connected(ctx, m.c.nc); err != nil {
 			return fmt.Errorf("queue %q: %w", m.o.queue, unsent(err))
 		}
-		last, err := m.c.publishAtomic(ctx, &m.msg, func(n int) []byte { return m.bodies[m.batch[n]] }, len(m.batch))
+		var last uint64
+		err := m.c.permittedAt(ctx, m.msg.Subject, func(ctx context.Context) (err error) {
+			last, err = m.c.publishAtomic(ctx, &m.msg, func(n int) []byte { return m.bodies[m.batch[n]] }, len(m.batch))
+			return err
+		})
 		if err == nil {
 			first := last - uint64(len(m.batch)) + 1
 			for n, i := range m.batch {

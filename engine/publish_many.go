@@ -183,7 +183,7 @@ func (m *many) run(ctx context.Context) error {
 	case m.c.safety == PowerSafe:
 		m.sendAtomically(ctx)
 	case len(m.bodies) < fastFrom:
-		m.sendAsync(ctx)
+		m.sendAsync(ctx, len(m.state))
 	case m.o.allIDs:
 		m.sendAtomically(ctx)
 	default:
@@ -193,14 +193,23 @@ func (m *many) run(ctx context.Context) error {
 }
 
 // runLater sends tasks that wait for their time, each by itself and all at once:
-// a schedule needs a subject, and so an id, of its own.
+// a schedule needs a subject, and so an id, of its own. What the broker forbids
+// is told with the subject of the latest alone, so the first one goes ahead.
 func (m *many) runLater(ctx context.Context) error {
 	if m.o.atomic {
 		return &wire.NameError{Field: "option", Value: "WithAtomic", Rule: "must not be given with a time ahead: schedules are stored one by one"}
 	}
 	m.ids = make([]string, len(m.bodies))
 	m.c.schedule(&m.msg, wire.Address{Lane: m.lane, Task: m.task, ID: "x"}, m.o.eta)
-	m.sendAsync(ctx)
+	first := m.next(0)
+	for first < len(m.state) && !m.good(first) {
+		first = m.next(first)
+	}
+	m.sendAsync(ctx, min(first+1, len(m.state)))
+	if n := len(m.failed); n > 0 && errors.Is(m.failed[n-1].Err, ErrForbidden) {
+		m.abandon(m.failed[n-1].Err)
+	}
+	m.sendAsync(ctx, len(m.state))
 	return m.err()
 }
 
@@ -294,7 +303,7 @@ func (m *many) sendFast(ctx context.Context) {
 		b.close()
 		m.account(end)
 		if errors.Is(end.err, errNoFast) {
-			m.sendAsync(ctx)
+			m.sendAsync(ctx, len(m.state))
 			return
 		}
 		if ctx.Err() != nil {
@@ -319,7 +328,7 @@ func (m *many) sendOne(ctx context.Context, i int) bool {
 		return true
 	}
 	m.fail(i, fmt.Errorf("queue %q: %w", m.o.queue, err))
-	if classify(err) == outcomeInvalid {
+	if classify(err) == outcomeInvalid && !errors.Is(err, ErrForbidden) {
 		return true
 	}
 	if errors.Is(err, ErrUnconfirmed) {
@@ -375,16 +384,16 @@ func (m *many) account(end fastOutcome) {
 	}
 }
 
-// sendAsync sends each by itself, all at once.
-func (m *many) sendAsync(ctx context.Context) {
+// sendAsync sends each of the first n by itself, all at once.
+func (m *many) sendAsync(ctx context.Context, n int) {
 	w, err := m.c.publisher()
 	if err != nil {
 		m.abandon(unsent(err))
 		return
 	}
-	waits := make([]awaited, len(m.state))
-	numbers := make([]uint64, len(m.state))
-	for i := m.next(0); i < len(m.state); i = m.next(i + 1) {
+	waits := make([]awaited, n)
+	numbers := make([]uint64, n)
+	for i := m.next(0); i < n; i = m.next(i + 1) {
 		if !m.good(i) {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -32,11 +33,14 @@ func (s *system) linked() (*engine.Client, *enginetest.Link) {
 }
 
 // bodies are the numbers that wait in the queue, with how often each does.
-func (s *system) bodies() map[int]int {
+func (s *system) bodies() map[int]int { return s.bodiesIn("PELTON_TASKS_default") }
+
+// bodiesIn is bodies of any stream.
+func (s *system) bodiesIn(name string) map[int]int {
 	s.t.Helper()
 	var stream jetstream.Stream
 	s.asked("the stream", func(ctx context.Context) (err error) {
-		stream, err = s.client.JetStream().Stream(ctx, "PELTON_TASKS_default")
+		stream, err = s.client.JetStream().Stream(ctx, name)
 		return err
 	})
 	found := map[int]int{}
@@ -71,9 +75,11 @@ func (s *system) asked(what string, ask func(context.Context) error) {
 	})
 }
 
-func (s *system) once(n int) {
+func (s *system) once(n int) { s.onceIn("PELTON_TASKS_default", n) }
+
+func (s *system) onceIn(stream string, n int) {
 	s.t.Helper()
-	found := s.bodies()
+	found := s.bodiesIn(stream)
 	if len(found) != n {
 		s.t.Errorf("%d tasks stored, want %d", len(found), n)
 	}
@@ -355,6 +361,30 @@ func TestWaitForRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestValueThatIsNoJSON: what a typed send cannot encode is refused by every
+// tier, and of many the others are stored.
+func TestValueThatIsNoJSON(t *testing.T) {
+	s := newSystem(t)
+	task := engine.NewTask[float64, float64]("half")
+	check := func(tier string, err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), "body: json: unsupported value: NaN") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", tier, err)
+		}
+	}
+	_, err := task.Send(s.ctx(), s.client, math.NaN())
+	check("send", err)
+	_, err = task.Send(s.ctx(), s.client, math.NaN(), engine.WithCountdown(time.Hour))
+	check("delayed", err)
+	_, err = task.SendAsync(s.ctx(), s.client, math.NaN())
+	check("future", err)
+	_, err = task.SendMany(s.ctx(), s.client, []float64{1, math.NaN(), 2})
+	check("many", err)
+	if state, _ := s.state("PELTON_TASKS_default"); state.LastSeq != 2 {
+		t.Errorf("%d are stored, want the two that are JSON", state.LastSeq)
 	}
 }
 

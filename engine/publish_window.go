@@ -206,7 +206,7 @@ func (w *window) watch() {
 				if now.After(f.until) {
 					return errNoAnswer
 				}
-				return forbidden(refused, f.subject)
+				return forbiddenAt(refused, f.subject)
 			})
 		}
 	}

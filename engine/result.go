@@ -89,12 +89,16 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	// What changed while the connection was gone was not heard: read again.
 	reconnected := c.nc.StatusChanged(nats.CONNECTED)
 	defer c.nc.RemoveStatusListener(reconnected)
-	for readAgain := true; ; readAgain = false {
+	for readAgain, absent := true, false; ; readAgain = false {
 		r, err := c.lookupOrRecord(ctx, queue, id)
 		if r != nil && r.State.Terminal() {
 			return r, nil
 		}
-		if err != nil && (!errors.Is(err, ErrUnreachable) || ctx.Err() != nil) {
+		// A broker that stops has no streams any more a moment before it is gone:
+		// a queue is missed only when it is looked for again.
+		doubted := errors.Is(err, ErrNoQueue) && !absent
+		absent = doubted
+		if err != nil && !doubted && (!errors.Is(err, ErrUnreachable) || ctx.Err() != nil) {
 			return nil, err
 		}
 		var again <-chan time.Time
@@ -196,12 +200,20 @@ func (c *Client) lookupWaiting(ctx context.Context, queue, id string) (*Record, 
 		}
 	}
 	if free && lane.Queue == queue {
-		return c.lookupIn(ctx, lane, id)
+		return c.lookupIn(ctx, lane, id, c.leaderLast)
 	}
-	// An explicit id may stand in any of the queue's lanes.
+	return c.lookupExplicit(ctx, queue, id, c.leaderLast)
+}
+
+// reading is leaderLast or directLast.
+type reading func(ctx context.Context, stream, subject string) (*stored, error)
+
+// lookupExplicit finds the message of a task with an explicit id, which may
+// stand in any of the queue's lanes.
+func (c *Client) lookupExplicit(ctx context.Context, queue, id string, last reading) (*Record, error) {
 	for _, priority := range []wire.Priority{wire.PriorityNone, wire.PriorityHigh, wire.PriorityLow} {
 		lane := wire.Lane{Queue: queue, Priority: priority}
-		r, err := c.lookupIn(ctx, lane, id)
+		r, err := c.lookupIn(ctx, lane, id, last)
 		if r != nil || err != nil && (priority == wire.PriorityNone || !errors.Is(err, ErrNoQueue)) {
 			return r, err
 		}
@@ -210,7 +222,7 @@ func (c *Client) lookupWaiting(ctx context.Context, queue, id string) (*Record, 
 }
 
 // lookupIn finds the message of a task by its subject in the streams of a lane.
-func (c *Client) lookupIn(ctx context.Context, lane wire.Lane, id string) (*Record, error) {
+func (c *Client) lookupIn(ctx context.Context, lane wire.Lane, id string, last reading) (*Record, error) {
 	places := []struct {
 		stream, subject string
 		state           wire.State
@@ -220,7 +232,7 @@ func (c *Client) lookupIn(ctx context.Context, lane wire.Lane, id string) (*Reco
 		{c.ns.LaterStream(lane), c.ns.DueSubject(wire.Address{Lane: lane, Task: "*", ID: id}), wire.StateScheduled},
 	}
 	for _, place := range places {
-		m, err := c.leaderLast(ctx, place.stream, place.subject)
+		m, err := last(ctx, place.stream, place.subject)
 		if err != nil {
 			return nil, err
 		}

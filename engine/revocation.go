@@ -29,8 +29,7 @@ type revokedTask struct{ queue, id string }
 // first delivery costs no more than that, because its record is not looked at.
 type revocations struct {
 	w       *Worker
-	watcher jetstream.KeyWatcher // nil where there is no bucket
-	unwatch context.CancelFunc
+	watches []*watch // none where there is no bucket
 
 	some atomic.Bool // there are any
 	mu   sync.RWMutex
@@ -41,78 +40,131 @@ func newRevocations(w *Worker) *revocations {
 	return &revocations{w: w, runs: map[revokedTask]int{}}
 }
 
+// watch hears of the revocations of one queue. Each queue has one of its own:
+// one for several would need the right to hear of all there are.
+type watch struct {
+	of      *revocations
+	queue   string
+	watcher jetstream.KeyWatcher // nil while it does not hear
+	unwatch context.CancelFunc
+}
+
 // bind reads what is revoked already: a task that was revoked while no worker
 // lived shall not run.
 func (r *revocations) bind(ctx context.Context) error {
-	kv, err := r.w.c.js.KeyValue(ctx, r.w.c.ns.RevokedBucket())
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		r.w.log.WarnContext(ctx, "there is no bucket of revocations, running tasks cannot be revoked", "bucket", r.w.c.ns.RevokedBucket())
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("bucket %s: %w", r.w.c.ns.RevokedBucket(), err)
-	}
-	keys := make([]string, len(r.w.cfg.Queues))
+	watches := make([]*watch, len(r.w.cfg.Queues))
 	for i, q := range r.w.cfg.Queues {
-		keys[i] = q.Name + ".*"
+		watches[i] = &watch{of: r, queue: q.Name}
 	}
+	for _, v := range watches {
+		err := v.bind(ctx)
+		if err == nil {
+			continue
+		}
+		stopAll(watches)
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			r.w.log.WarnContext(ctx, "there is no bucket of revocations, running tasks cannot be revoked", "bucket", r.w.c.ns.RevokedBucket())
+			return nil
+		}
+		return err
+	}
+	r.watches = watches
+	return nil
+}
+
+// bind begins to hear, and returns when all that is there has been heard.
+func (v *watch) bind(ctx context.Context) error {
+	c := v.of.w.c
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
-	watcher, err := kv.WatchFiltered(watching, keys)
+	v.unwatch = unwatch
+	err := c.AskAPI(ctx, func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, unwatch)() // until all is heard
+		kv, err := c.js.KeyValue(ctx, c.ns.RevokedBucket())
+		if err != nil {
+			return err
+		}
+		if v.watcher, err = kv.WatchFiltered(watching, []string{v.queue + ".*"}); err != nil {
+			return err
+		}
+		return v.hearAll(ctx)
+	})
 	if err != nil {
-		unwatch()
-		return fmt.Errorf("bucket %s: %w", r.w.c.ns.RevokedBucket(), err)
+		v.stop()
+		return fmt.Errorf("bucket %s: %w", c.ns.RevokedBucket(), err)
 	}
+	return nil
+}
+
+// hearAll takes what stands in the bucket.
+func (v *watch) hearAll(ctx context.Context) error {
 	for {
 		select {
-		case entry := <-watcher.Updates():
-			if entry == nil {
-				r.watcher, r.unwatch = watcher, unwatch
+		case entry, more := <-v.watcher.Updates():
+			switch {
+			case entry != nil:
+				v.of.note(entry)
+			case more:
 				return nil
+			default:
+				return errors.Join(context.Cause(ctx), jetstream.ErrConsumerDeleted)
 			}
-			r.note(entry)
 		case <-ctx.Done():
-			_ = watcher.Stop()
-			unwatch()
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 	}
 }
 
-// run hears of revocations until ctx is done. When the connection is back they
-// are all read again: the watcher would take ten seconds to see that it is not
-// told any more.
+// run hears of revocations until ctx is done; what it listens to stays open
+// until stop.
 func (r *revocations) run(ctx context.Context) {
-	if r.watcher == nil {
-		return
+	var group sync.WaitGroup
+	for _, v := range r.watches {
+		group.Go(func() { v.run(ctx) })
 	}
-	defer r.stop()
-	reconnected := r.w.c.nc.StatusChanged(nats.CONNECTED)
-	defer r.w.c.nc.RemoveStatusListener(reconnected)
+	group.Wait()
+}
+
+// run hears until ctx is done. When the connection is back everything is read
+// again: the watcher would take ten seconds to see that it is not told any more.
+func (v *watch) run(ctx context.Context) {
+	c := v.of.w.c
+	reconnected := c.nc.StatusChanged(nats.CONNECTED)
+	defer c.nc.RemoveStatusListener(reconnected)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-reconnected:
-			r.stop()
-			if err := r.w.c.persist(ctx, r.bind); err != nil || r.watcher == nil {
+			v.stop()
+			if err := c.persist(ctx, v.bind); err != nil {
 				return
 			}
-		case entry, more := <-r.watcher.Updates():
+		case entry, more := <-v.watcher.Updates():
 			if !more {
 				return
 			}
 			if entry != nil {
-				r.note(entry)
+				v.of.note(entry)
 			}
 		}
 	}
 }
 
-func (r *revocations) stop() {
-	if r.watcher != nil {
-		_ = r.watcher.Stop()
-		r.unwatch()
-		r.watcher = nil
+func (v *watch) stop() {
+	if v.watcher != nil {
+		_ = v.watcher.Stop()
+		v.watcher = nil
+	}
+	v.unwatch()
+}
+
+func (r *revocations) stop() { stopAll(r.watches) }
+
+func stopAll(watches []*watch) {
+	for _, v := range watches {
+		if v.unwatch != nil {
+			v.stop()
+		}
 	}
 }
 
@@ -161,7 +213,11 @@ func (c *Client) revoke(ctx context.Context, r *Record) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	_, err = c.js.Publish(ctx, c.ns.RevokedSubject(r.Queue, r.ID), value)
+	subject := c.ns.RevokedSubject(r.Queue, r.ID)
+	err = c.permitted(ctx, subject, func(ctx context.Context) error {
+		_, err := c.js.Publish(ctx, subject, value)
+		return err
+	})
 	if classify(err) == outcomeAbsent {
 		return fmt.Errorf("bucket %s: %w", c.ns.RevokedBucket(), ErrNoQueue)
 	}

@@ -24,6 +24,7 @@ type settlement struct {
 	after    *nats.Msg
 	end      ending
 	stage    stage
+	room     bool // among the kept is taken for its next attempt
 }
 
 // ending is what the broker is told of the message at last.
@@ -32,6 +33,7 @@ type ending int
 const (
 	endAck ending = iota
 	endNak
+	endKeep   // nothing: the next attempt is run by the same message, soon
 	endSilent // the lease passes: it is not ours any more
 )
 
@@ -72,10 +74,10 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 		s.finish(wire.StateRevoked, now)
 		s.record.Error = res.failure
 	case resultPark:
-		w.park(s, wire.StateScheduled, d.meta.Attempt, res.eta, now)
+		w.postpone(s, wire.StateScheduled, d.meta.Attempt, res.eta, now)
 	case resultSnooze:
 		s.record.Deaths = 0
-		w.park(s, wire.StateScheduled, d.meta.Attempt, now.Add(res.wait), now)
+		w.postpone(s, wire.StateScheduled, d.meta.Attempt, now.Add(res.wait), now)
 	case resultUnknown:
 		w.settleUnknown(s, now)
 	case resultFailed:
@@ -119,7 +121,7 @@ func (w *Worker) settleFailed(s *settlement, res result, now time.Time) {
 	})
 	if eta, again := w.nextAttempt(s.d, res, now); again {
 		s.record.Deaths = 0
-		w.park(s, wire.StateRetrying, s.d.meta.Attempt+1, eta, now)
+		w.postpone(s, wire.StateRetrying, s.d.meta.Attempt+1, eta, now)
 		s.record.Error = &f
 		return
 	}
@@ -144,18 +146,37 @@ func (w *Worker) settleUnknown(s *settlement, now time.Time) {
 	s.record.Error = f
 }
 
-// park puts the task where the broker holds it until a time. One that expires
-// before is expired at once: it will never run.
+// postpone has the task run at a time: this worker keeps it where the broker
+// would be late, else it is parked.
+func (w *Worker) postpone(s *settlement, state wire.State, attempt int, eta, now time.Time) {
+	switch {
+	case !s.waits(state, attempt, eta, now):
+	case eta.Sub(now) < keepWithin && s.d.pool.keeping.enter(len(s.d.msg.Data)):
+		s.end, s.room = endKeep, true
+	default:
+		s.after = w.parkMessage(s.d, s.record, attempt, eta)
+	}
+}
+
+// park puts the task where the broker holds it until a time.
 func (w *Worker) park(s *settlement, state wire.State, attempt int, eta, now time.Time) {
+	if s.waits(state, attempt, eta, now) {
+		s.after = w.parkMessage(s.d, s.record, attempt, eta)
+	}
+}
+
+// waits makes the record one of a task that waits for its time. One that expires
+// before is expired at once: it will never run.
+func (s *settlement) waits(state wire.State, attempt int, eta, now time.Time) bool {
 	if expires := s.d.meta.Expires; !expires.IsZero() && eta.After(expires) {
 		s.finish(wire.StateExpired, now)
-		return
+		return false
 	}
 	s.record.State, s.record.Attempt, s.record.ETA, s.record.Due = state, attempt, eta.UTC(), true
 	if s.record.Sequence == 0 && !s.d.due {
 		s.record.Sequence = s.d.sequence
 	}
-	s.after = w.parkMessage(s.d, s.record, attempt, eta)
+	return true
 }
 
 func (w *Worker) bury(s *settlement, f *wire.Failure, now time.Time) {
@@ -273,6 +294,7 @@ func (s *settler) pay(batch []*settlement) {
 				s.complain(err)
 			case ended:
 				s.owed.Add(-1)
+				x.leaveKept()
 			}
 		}
 		batch = next
@@ -299,13 +321,13 @@ func (s *settler) complain(err error) {
 
 // send publishes the next message of each settlement without waiting in
 // between. A nil answer means that there was none to publish.
-func (s *settler) send(batch []*settlement) []func() error {
-	answers := make([]func() error, len(batch))
+func (s *settler) send(batch []*settlement) []answer {
+	answers := make([]answer, len(batch))
 	for i, x := range batch {
 		m, err := x.message(s.w.c)
 		switch {
 		case err != nil:
-			answers[i] = func() error { return err }
+			answers[i] = func() (uint64, error) { return 0, err }
 		case m != nil && !x.d.isLost():
 			answers[i] = s.publish(m)
 		}
@@ -313,17 +335,20 @@ func (s *settler) send(batch []*settlement) []func() error {
 	return answers
 }
 
-func (s *settler) publish(m *nats.Msg) func() error {
+// answer waits for what the broker says to a message: its sequence.
+type answer func() (uint64, error)
+
+func (s *settler) publish(m *nats.Msg) answer {
 	f, err := s.w.c.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0))
 	if err != nil {
-		return func() error { return err }
+		return func() (uint64, error) { return 0, err }
 	}
-	return func() error {
+	return func() (uint64, error) {
 		select {
-		case <-f.Ok():
-			return nil
+		case ack := <-f.Ok():
+			return ack.Sequence, nil
 		case err := <-f.Err():
-			return err
+			return 0, err
 		}
 	}
 }
@@ -360,18 +385,19 @@ const (
 )
 
 // advance takes the answer to what was sent and does what follows from it.
-func (s *settler) advance(x *settlement, answer func() error) (progress, error) {
+func (s *settler) advance(x *settlement, answered answer) (progress, error) {
 	if x.d.isLost() {
 		return ended, nil // the lease has passed: say nothing
 	}
-	if answer == nil {
+	if answered == nil {
 		s.conclude(x)
 		return ended, nil
 	}
-	err := answer()
+	sequence, err := answered()
 	switch classify(err) {
 	case outcomeStored:
 		if x.stage == stageRecord {
+			x.revision = sequence
 			s.w.wrote(x.record)
 		}
 		x.stage++
@@ -387,13 +413,36 @@ func (s *settler) advance(x *settlement, answer func() error) (progress, error) 
 
 // conclude tells the broker how the message ends.
 func (s *settler) conclude(x *settlement) {
+	if x.end == endKeep {
+		s.keep(x)
+		return
+	}
 	s.w.leases.remove(x.d)
 	switch x.end {
 	case endAck:
 		x.d.ack()
 	case endNak:
 		x.d.nak()
-	case endSilent:
+	case endKeep, endSilent:
+	}
+}
+
+// keep gives the task back to its pool for the attempt that its record calls
+// for. The lease goes from one delivery to the other without a gap, so that a
+// revocation finds either.
+func (s *settler) keep(x *settlement) {
+	next := x.d.next(x.record)
+	s.w.leases.add(next)
+	s.w.leases.remove(x.d)
+	x.room = false // it is the next delivery's
+	x.d.pool.kept <- kept{next, x.record, x.revision}
+}
+
+// leaveKept gives up the room of a task that is not kept after all: its record
+// was refused, or its lease lost.
+func (s *settlement) leaveKept() {
+	if s.room {
+		s.d.pool.keeping.leave(len(s.d.msg.Data))
 	}
 }
 
@@ -407,6 +456,7 @@ func (s *settler) resolve(x *settlement) (progress, error) {
 	}
 	switch s.refusal(x, r) {
 	case refusalOwn:
+		x.revision = revision
 		s.w.wrote(x.record)
 		x.stage = stageAfter
 	case refusalStands:
@@ -425,7 +475,7 @@ type refusal int
 
 const (
 	refusalOwn     refusal = iota // it is ours: the answer to it was lost
-	refusalStands                 // the task has an outcome, or runs again on purpose
+	refusalStands                 // the task has an outcome, runs again on purpose, or by another message
 	refusalNotOurs                // a later delivery has claimed it
 	refusalAgain                  // it is older than ours: write over it
 )
@@ -444,6 +494,8 @@ func (s *settler) refusal(x *settlement, r *Record) refusal {
 		return refusalAgain // our own started mark
 	case x.revision == 0 && r.State != wire.StateStarted && r.Attempt <= x.d.meta.Attempt:
 		return refusalAgain
+	case judge(r, x.d) == verdictDone:
+		return refusalStands // another message of the id was taken: this is a copy
 	}
 	return refusalNotOurs
 }

@@ -123,12 +123,14 @@ func (w *Worker) bind(ctx context.Context) ([]*pool, error) {
 		for _, q := range w.cfg.Queues {
 			p := newPool(w, q)
 			for _, ln := range p.lanes {
-				ackWait, err := bindable(ctx, w.c, w.c.ns.TaskStream(ln.lane), wire.WorkersDurable)
+				consumer, err := bindable(ctx, w.c, w.c.ns.TaskStream(ln.lane), wire.WorkersDurable)
 				if err != nil {
 					return err
 				}
-				ln.ackWait = ackWait
+				ln.ackWait = consumer.AckWait
+				p.keeping.most = min(p.keeping.most, mostKept(consumer.MaxAckPending))
 			}
+			p.kept = make(chan kept, p.keeping.most)
 			pools = append(pools, p)
 		}
 		return nil

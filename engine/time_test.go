@@ -178,6 +178,43 @@ func TestTrackedTaskHasARecordBeforeItRuns(t *testing.T) {
 	}
 }
 
+// TestPendingDelaysAreInNobodysHands: what waits for its time is the broker's,
+// whichever way it came.
+func TestPendingDelaysAreInNobodysHands(t *testing.T) {
+	s := newSystem(t)
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2)})
+	engine.HandleRaw(w, "tick", func(context.Context, *engine.Message) ([]byte, error) { return nil, nil })
+	engine.HandleRaw(w, "fail", func(context.Context, *engine.Message) ([]byte, error) {
+		return nil, engine.RetryIn(time.Hour, errors.New("later"))
+	})
+	engine.HandleRaw(w, "snooze", func(context.Context, *engine.Message) ([]byte, error) { return nil, engine.Snooze(time.Hour) })
+	s.work(w)
+	const each = 50
+	for range each {
+		s.publish("pelton.task.default.tick", `1`, "Pelton-Delay", "1h")
+		for _, task := range []string{"fail", "snooze"} {
+			s.publish("pelton.task.default."+task, `1`)
+		}
+		if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`1`), engine.WithCountdown(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.until("all wait in the broker", func() bool {
+		state, ok := s.state("PELTON_LATER_default")
+		return ok && state.Msgs == 4*each
+	})
+	s.until("nobody holds any", func() bool {
+		pending, held := s.acks("PELTON_TASKS_default", "workers")
+		due, heldDue := s.acks("PELTON_LATER_default", "due")
+		return pending+held+due+heldDue == 0
+	})
+	s.publish("pelton.task.default.tick", `1`)
+	fine := s.publish("pelton.task.default.tick", `1`)
+	if _, err := s.client.Wait(s.ctx(), "default", fine); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTimesTheClientRefuses(t *testing.T) {
 	s := newSystem(t)
 	hour := time.Now().Add(time.Hour)

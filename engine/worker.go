@@ -285,6 +285,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.vitals.enter(lifeBinding)
 	defer w.vitals.enter(lifeEnded)
 	pools, err := w.bind(ctx)
+	defer w.revocations.stop()
 	if ctx.Err() != nil {
 		return nil // told to end before the broker was there
 	}

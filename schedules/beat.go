@@ -93,9 +93,9 @@ type Beat struct {
 	turns   sync.WaitGroup
 	tokens  chan struct{}
 
-	brokerClock atomic.Pointer[reading]
-	heldBack    atomic.Bool // whether it was told that the own clock is
-	vitals      vitals
+	broker    atomic.Pointer[brokerTime]
+	toldWrong bool // that the own clock is wrong; of the goroutine that reads it
+	vitals    vitals
 }
 
 // slot is an entry as the loop keeps it.
@@ -213,7 +213,10 @@ func (b *Beat) open(ctx context.Context) error {
 		if err == nil {
 			b.store = store
 			b.book.bucket = store.kv.Bucket()
-			return b.readClock(ctx)
+			err = b.readClock(ctx)
+		}
+		if err == nil {
+			return nil
 		}
 		if !errors.Is(err, engine.ErrUnreachable) && !errors.Is(err, nats.ErrDisconnected) || ctx.Err() != nil {
 			return err
@@ -253,6 +256,11 @@ func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan ch
 				b.log.InfoContext(ctx, "beat started", "entries", len(b.slots), "instance", b.cfg.Instance)
 			}
 		case <-wake.C:
+			wake.woken()
+		case <-wake.overslept.C:
+			if err := wake.begin(); err != nil {
+				b.log.ErrorContext(ctx, "cannot wake, trying on", "err", err)
+			}
 		case r := <-b.results:
 			b.finish(ctx, r)
 		}

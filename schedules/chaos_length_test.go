@@ -6,5 +6,5 @@ import "time"
 
 const (
 	troubleFor = 40 * time.Second
-	stoppedFor = turnMost + 3*time.Second // longer than a turn may take
+	stoppedFor = 22 * time.Second // longer than a turn may take
 )

@@ -6,5 +6,5 @@ import "time"
 
 const (
 	troubleFor = 5 * time.Minute
-	stoppedFor = turnMost + 10*time.Second // longer than a turn may take
+	stoppedFor = 30 * time.Second // longer than a turn may take
 )

@@ -4,6 +4,7 @@ package schedules
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,100 +23,103 @@ import (
 // skews are how wrong the clocks of three beats are.
 var skews = []time.Duration{-2 * time.Second, 0, 2 * time.Second}
 
-// troubled are three beats as processes, and a broker, to whom things happen.
-type troubled struct {
-	w                       *world
-	beats                   []*process
-	stopped                 int // which one is; -1 where none is
-	kills, stops, restarted int
-}
-
 // Three beats as processes, with clocks four seconds apart, are killed, stopped
-// longer than any of them waits for anything, and continued, while the broker is
-// started again now and then. No worker runs: every task that was ever stored is
-// there to be counted.
+// longer than anything they wait for, and continued, while the broker is started
+// again now and then. No worker runs: every task that was ever stored is there
+// to be counted.
 func TestBeatsInTrouble(t *testing.T) {
 	w := newWorld(t)
-	w.put(every("one", time.Second))
-	w.put(every("two", 2*time.Second))
-	tr := &troubled{w: w, beats: make([]*process, len(skews)), stopped: -1}
+	w.put(printEvery("one", time.Second))
+	w.put(printEvery("two", 2*time.Second))
+	beats := make([]*process, len(skews))
 	for i, skew := range skews {
-		tr.beats[i] = w.process(skew)
+		beats[i] = w.process(skew)
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(1, seed))
-	end := time.Now().Add(troubleFor)
-	for step := 0; time.Now().Before(end); step++ {
-		<-time.After(time.Duration(500+random.IntN(2000)) * time.Millisecond)
-		kind := random.IntN(4)
-		if step < 3 {
-			kind = step // each of them at least once
-		}
-		tr.happens(kind, random.IntN(len(tr.beats)))
+	x := &trouble{w: w, random: rand.New(rand.NewPCG(1, seed)), beats: beats}
+	for end := time.Now().Add(troubleFor); time.Now().Before(end); {
+		x.wait()
+		x.make()
 	}
+	x.resumed.Wait()
 	before := w.position("default", "one").Counts[Fired]
 	w.decided("default", "one", func(p position) bool { return p.Counts[Fired] > before+3 })
-	for _, p := range tr.beats {
+	for _, p := range beats {
 		p.kill()
 	}
 	for name, d := range map[string]time.Duration{"one": time.Second, "two": 2 * time.Second} {
 		fired, skipped := w.whole(name, "default", d)
 		t.Logf("entry %s: %d sent once, %d skipped and told; %d kills, %d stops of %s, %d restarts of the broker",
-			name, fired, skipped, tr.kills, tr.stops, stoppedFor, tr.restarted)
+			name, fired, skipped, x.kills, x.stops, stoppedFor, x.restarts)
 	}
 	if t.Failed() {
-		for _, p := range tr.beats {
+		for _, p := range beats {
 			t.Log(p.log)
 		}
 	}
 }
 
-// happens does one thing to one of them; nothing where kind is 3, to let them be
-// for a while.
-func (tr *troubled) happens(kind, i int) {
-	switch kind {
-	case 0:
-		if tr.stopped < 0 {
-			tr.stopped = i
-			tr.stops++
-			tr.beats[i].stopFor(tr.w.T, stoppedFor)
-		} else if tr.beats[tr.stopped].runs() {
-			tr.stopped = -1
+// trouble is what happens to beats and their broker.
+type trouble struct {
+	w                      *world
+	random                 *rand.Rand
+	beats                  []*process
+	stopped                atomic.Int32 // 1 + which of them is stopped; 0 is none
+	resumed                sync.WaitGroup
+	kills, stops, restarts int
+}
+
+// wait waits for the next trouble: every other time that is a few milliseconds
+// after a whole second, when beats are at work.
+func (x *trouble) wait() {
+	d := time.Duration(500+x.random.IntN(2000)) * time.Millisecond
+	if x.random.IntN(2) == 0 {
+		at := time.Now().Add(d).Truncate(time.Second).Add(time.Second + time.Duration(x.random.IntN(20_000))*time.Microsecond)
+		d = time.Until(at)
+	}
+	<-time.After(d)
+}
+
+// make makes some.
+func (x *trouble) make() {
+	x.w.Helper()
+	i := x.random.IntN(len(x.beats))
+	stopped := int(x.stopped.Load()) - 1
+	switch what := x.random.IntN(3); {
+	case what == 0 && i != stopped:
+		x.beats[i].kill()
+		x.beats[i] = x.w.process(skews[i])
+		x.kills++
+	case what == 1 && stopped < 0:
+		x.stop(i)
+	case what == 2:
+		if err := x.w.broker.Restart(); err != nil {
+			x.w.Fatal(err)
 		}
-	case 1:
-		if err := tr.w.broker.Restart(); err != nil {
-			tr.w.Fatal(err)
-		}
-		tr.restarted++
-	case 2:
-		if i == tr.stopped {
-			i = (i + 1) % len(tr.beats)
-		}
-		tr.beats[i].kill()
-		tr.beats[i] = tr.w.process(skews[i])
-		tr.kills++
+		x.restarts++
 	}
 }
 
-// stopFor stops a process, and lets it go on later.
-func (p *process) stopFor(t *testing.T, d time.Duration) {
-	t.Helper()
-	p.signal(t, syscall.SIGSTOP)
-	time.AfterFunc(d, func() { _ = p.cmd.Process.Signal(syscall.SIGCONT) })
-}
-
-// runs reports whether a process is not stopped.
-func (p *process) runs() bool {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
-	return err == nil && !strings.Contains(string(stat), ") T ")
+// stop stops a beat for longer than anything it waits for, and lets it go on.
+func (x *trouble) stop(i int) {
+	x.w.Helper()
+	p := x.beats[i]
+	p.signal(x.w.T, syscall.SIGSTOP)
+	x.stopped.Store(int32(i) + 1) //nolint:gosec // one of three
+	x.stops++
+	x.resumed.Go(func() {
+		<-time.After(stoppedFor)
+		_ = p.cmd.Process.Signal(syscall.SIGCONT)
+		x.stopped.Store(0)
+	})
 }
 
 // Control: the same three beats, left in peace, with ledgers that expect no
 // sequence.
 func TestBeatsWithoutFence(t *testing.T) {
 	w := newWorld(t)
-	w.put(every("one", time.Second))
+	w.put(printEvery("one", time.Second))
 	beats := make([]*process, len(skews))
 	for i, skew := range skews {
 		beats[i] = w.process(skew, withoutFence)
@@ -135,84 +140,81 @@ func TestBeatsWithoutFence(t *testing.T) {
 	}
 }
 
-// How late occurrences begin where a hundred entries are due each second, by a
-// worker in the same process. The figures are printed; on a machine that is busy
-// they say little, so what fails is only a second, an occurrence's whole time.
+// How late tasks begin where a hundred entries are due each second. A machine
+// that does something else meanwhile gets more tries.
 func TestLateness(t *testing.T) {
 	for _, beats := range []int{1, 3} {
 		t.Run(strconv.Itoa(beats), func(t *testing.T) {
 			w := newWorld(t)
-			began := w.beginnings()
 			for i := range 100 {
-				w.put(every(fmt.Sprintf("e%d", i), time.Second))
+				w.put(printEvery(fmt.Sprintf("e%d", i), time.Second))
 			}
+			begun := w.begun()
 			for range beats {
 				w.run(Config{})
 			}
-			w.decided("default", "e99", func(p position) bool { return p.Counts[Fired] >= 13 })
-			late := began()
-			slices.Sort(late)
-			p99 := late[len(late)*99/100]
-			t.Logf("%d beats, 100 entries of 1s, %d occurrences: nominal time to start p50 %s, p99 %s, max %s",
-				beats, len(late), late[len(late)/2], p99, late[len(late)-1])
-			if p99 > time.Second {
-				t.Errorf("p99 %s", p99)
+			lateness(t, begun) // ledgers are made and connections warm up
+			for try := 1; ; try++ {
+				late := lateness(t, begun)
+				p99 := late[len(late)*99/100]
+				t.Logf("%d beats, 100 entries of 1s, %d occurrences: nominal time to start p50 %s, p99 %s, max %s",
+					beats, len(late), late[len(late)/2], p99, late[len(late)-1])
+				if p99 < mostLate {
+					return
+				}
+				if try == lateTries {
+					t.Fatalf("p99 is %s, must be below %s", p99, mostLate)
+				}
 			}
 		})
 	}
 }
 
-// beginnings works the queue and notes how late each task begins, but for those
-// of the first three seconds, in which ledgers are made.
-func (w *world) beginnings() func() []time.Duration {
+const (
+	mostLate  = 50 * time.Millisecond
+	lateTries = 10
+)
+
+// begun runs a worker and tells how late each task begins, by its nominal time.
+func (w *world) begun() <-chan time.Duration {
 	w.Helper()
-	var mu sync.Mutex
-	var first int64
-	var late []time.Duration
-	worker := engine.NewWorker(w.client(), engine.WorkerConfig{Queues: []engine.Queue{{Name: "default", Slots: 128}}, Grace: time.Second})
-	engine.HandleRaw(worker, "print", func(_ context.Context, m *engine.Message) ([]byte, error) {
-		now := time.Now()
-		_, unix := cutLast(m.Info.ID)
-		mu.Lock()
-		defer mu.Unlock()
-		if first == 0 {
-			first = unix
-		}
-		if unix >= first+3 {
-			late = append(late, now.Sub(time.Unix(unix, 0)))
-		}
-		return nil, nil
+	begun := make(chan time.Duration, 100_000)
+	w.handle(func(ctx context.Context) error {
+		info, _ := engine.InfoFrom(ctx)
+		_, unix := cutLast(info.ID)
+		begun <- time.Since(time.Unix(unix, 0))
+		return nil
 	})
-	w.background(worker.Run)
-	return func() []time.Duration {
-		mu.Lock()
-		defer mu.Unlock()
-		return slices.Clone(late)
-	}
+	return begun
 }
 
-// What ten thousand entries cost that are due once an hour, about three of them
-// each second.
+// lateness is that of the next five hundred tasks, sorted.
+func lateness(t *testing.T, begun <-chan time.Duration) []time.Duration {
+	t.Helper()
+	late := make([]time.Duration, 0, 500)
+	for len(late) < cap(late) {
+		select {
+		case d := <-begun:
+			late = append(late, d)
+		case <-time.After(patience):
+			t.Fatalf("only %d tasks have begun", len(late))
+		}
+	}
+	slices.Sort(late)
+	return late
+}
+
+// What ten thousand entries cost one beat: each is due once an hour, so that
+// nearly three are each second.
 func TestTenThousandEntries(t *testing.T) {
 	w := newWorld(t)
 	const entries = 10_000
-	midnight := time.Now().Truncate(24 * time.Hour)
-	for i := range entries {
-		e := every(fmt.Sprintf("e%d", i), time.Hour)
-		e.Start = midnight.Add(time.Duration(i%3600) * time.Second)
-		value, err := e.MarshalJSON()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.c.JetStream().PublishAsync("$KV.PELTON_SCHEDULES."+fmt.Sprintf("e%d", i), value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	select {
-	case <-w.c.JetStream().PublishAsyncComplete():
-	case <-time.After(time.Minute):
-		t.Fatal("the entries are not stored")
-	}
+	start := time.Now().Truncate(time.Second).Add(-time.Hour)
+	w.putMany(entries, func(i int) Entry {
+		e := printEvery(fmt.Sprintf("e%d", i), time.Hour)
+		e.Start = start.Add(time.Hour * time.Duration(i) / entries).Truncate(time.Second)
+		return e
+	})
 	p := w.process(0)
 	started := time.Now()
 	for i := range entries {
@@ -221,14 +223,65 @@ func TestTenThousandEntries(t *testing.T) {
 		}
 	}
 	t.Logf("%d entries have their ledgers after %s", entries, time.Since(started).Round(time.Millisecond))
-	p.log.quiet(t)
-	before := p.cpu(t)
+	<-time.After(3 * time.Second) // what the start has left to collect
+	before, sent := p.cpu(t), len(w.sent("default"))
 	const during = 10 * time.Second
 	<-time.After(during)
-	share, mib := 100*float64(p.cpu(t)-before)/float64(during), p.memory(t)>>20
-	t.Logf("one beat, %d entries: %.1f %% of a core, %d MiB", entries, share, mib)
-	if share > 5 || mib > 100 {
-		t.Error("more than 5 % of a core, or than 100 MiB")
+	core := float64(p.cpu(t)-before) / float64(during)
+	memory := p.memory(t) >> 20
+	t.Logf("one beat, %d entries of 1h, %d of them due in %s: %.2f %% of a core, %d MiB", entries, len(w.sent("default"))-sent, during, 100*core, memory)
+	if core > 0.05 || memory > 100 {
+		t.Error("must be at most 5 % of a core and 100 MiB")
+	}
+}
+
+// Ten thousand entries that are due in one second: each is sent, once.
+func TestTenThousandAtOnce(t *testing.T) {
+	w := newWorld(t)
+	const entries = 10_000
+	at := time.Now().Truncate(time.Second).Add(10 * time.Second)
+	w.putMany(entries, func(i int) Entry {
+		return Entry{Name: fmt.Sprintf("e%d", i), At: at, Task: "print"}
+	})
+	p := w.process(0)
+	deadline := time.Now().Add(time.Minute)
+	for len(w.sent("default")) < entries {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d were sent", len(w.sent("default")), entries)
+		}
+		<-time.After(500 * time.Millisecond)
+	}
+	var last time.Time
+	for id, n := range w.sent("default") {
+		if n != 1 {
+			t.Errorf("%s was sent %d times", id, n)
+		}
+	}
+	for i := range 100 {
+		m := w.message("default", "print", OccurrenceID(fmt.Sprintf("e%d", i*100), at))
+		last = later(last, m.Time)
+	}
+	t.Logf("%d entries due at once: the last of a hundred was stored %s after, %d MiB", entries, last.Sub(at).Round(time.Millisecond), p.memory(t)>>20)
+}
+
+// putMany stores entries as fast as the broker takes them.
+func (w *world) putMany(count int, entry func(i int) Entry) {
+	w.Helper()
+	js := w.c.JetStream()
+	for i := range count {
+		e := entry(i)
+		value, err := json.Marshal(e)
+		if err != nil {
+			w.Fatal(err)
+		}
+		if _, err := js.PublishAsync("$KV.PELTON_SCHEDULES."+e.Name, value); err != nil {
+			w.Fatal(err)
+		}
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(time.Minute):
+		w.Fatal("the entries are not stored")
 	}
 }
 
@@ -254,16 +307,4 @@ func (p *process) memory(t *testing.T) int {
 	}
 	pages, _ := strconv.Atoi(strings.Fields(string(statm))[1])
 	return pages * os.Getpagesize()
-}
-
-// quiet waits until nothing is logged for a while.
-func (l *logged) quiet(t *testing.T) {
-	t.Helper()
-	for {
-		select {
-		case <-l.more:
-		case <-time.After(3 * time.Second):
-			return
-		}
-	}
 }

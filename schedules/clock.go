@@ -5,58 +5,56 @@ import (
 	"time"
 )
 
-// clockEvery is how often the own clock is compared with the broker's.
+// clockEvery is how often the broker is asked for its time.
 const clockEvery = 10 * time.Second
 
-// reading is what the broker's clock has shown at a moment.
-type reading struct {
-	shown time.Time
-	at    time.Time // by a clock that nobody sets
-}
+// brokerTime is what the broker has said of its time, and when that was by the
+// own monotonic clock. Reckoned on by that, a wall clock that is set wrong
+// between two looks is noticed at once.
+type brokerTime struct{ theirs, at time.Time }
 
-// now is the broker's time, as far as can be told without asking it again.
-func (r *reading) now() time.Time { return r.shown.Add(time.Since(r.at)) }
-
-// now is the own clock, held back where it is more than ahead of the broker's,
-// and at once where somebody has just set it.
-func (b *Beat) now() time.Time {
-	own := b.clock.Now().Round(0)
-	r := b.brokerClock.Load()
-	if r == nil {
-		return own
-	}
-	if most := r.now().Add(ahead); own.After(most) {
-		return most
-	}
-	return own
-}
+func (t brokerTime) now() time.Time { return t.theirs.Add(time.Since(t.at)) }
 
 // readClock asks the broker for its time.
 func (b *Beat) readClock(ctx context.Context) error {
-	asking, cancel := context.WithTimeout(ctx, retryTurn*5)
+	asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	sent := time.Now()
 	stream, err := b.c.JetStream().Stream(asking, b.c.Namespace().SchedulesStream())
 	if err != nil {
 		return storeError("stream "+b.c.Namespace().SchedulesStream(), err)
 	}
-	theirs := stream.CachedInfo().TimeStamp
-	if theirs.IsZero() {
-		return nil // a server that does not tell
+	// The answer is older than its arrival, so what is reckoned from it is never
+	// later than the broker's time. One that was long on its way tells little.
+	t := &brokerTime{theirs: stream.CachedInfo().TimeStamp, at: time.Now()}
+	late := t.at.Sub(sent)
+	if t.theirs.IsZero() || late > ahead/2 && b.broker.Load() != nil {
+		return nil
 	}
-	r := &reading{shown: theirs, at: sent.Add(time.Since(sent) / 2)}
-	b.brokerClock.Store(r)
-	before := b.clock.Now().Round(0).Sub(r.now())
-	was := b.heldBack.Swap(before > ahead)
-	if before > ahead && !was {
+	b.broker.Store(t)
+	before := b.clock.Now().Sub(t.theirs)
+	wrong := before > ahead+late
+	if wrong && !b.toldWrong {
 		b.log.WarnContext(ctx, "the clock of this machine is before the broker's: it is held back", "by", before.Round(time.Millisecond), "at_most", ahead)
 	}
+	b.toldWrong = wrong
 	return nil
 }
 
-// watchClock compares the clocks now and then, until ctx is done.
+// watchClock asks for the broker's time now and then, until ctx is done.
 func (b *Beat) watchClock(ctx context.Context) {
 	for pause(ctx, clockEvery) == nil {
 		_ = b.readClock(ctx) // a broker that is away tells nothing, and gets nothing sent
 	}
+}
+
+// now is the own clock, held back where it is more than ahead of the broker's.
+func (b *Beat) now() time.Time {
+	now := b.clock.Now()
+	if t := b.broker.Load(); t != nil {
+		if most := t.now().Add(ahead); now.After(most) {
+			return most
+		}
+	}
+	return now
 }

@@ -20,7 +20,7 @@ import (
 func (w *world) rivals(change func(*keeper)) (doubles, single int) {
 	w.Helper()
 	start := time.Now().Truncate(time.Minute).Add(-time.Hour)
-	e := every("ping", time.Minute)
+	e := printEvery("ping", time.Minute)
 	s := w.put(e)
 	w.seed(s, start)
 	keepers := []*keeper{w.keeper(s), w.keeper(s), w.keeper(s)}

@@ -94,7 +94,7 @@ func (p *process) kill() {
 // nothing that another has decided.
 func TestStoppedBeatIsFenced(t *testing.T) {
 	w := newWorld(t)
-	w.put(every("ping", time.Second))
+	w.put(printEvery("ping", time.Second))
 	first := w.process(0)
 	w.decided("default", "ping", func(p position) bool { return p.Counts[Fired] >= 2 })
 	first.signal(t, syscall.SIGSTOP)

@@ -67,9 +67,6 @@ func (s *Store) Place(name string) string { return "bucket " + s.kv.Bucket() + "
 
 func decodeStored(kv jetstream.KeyValueEntry) Stored {
 	e, err := ParseEntry(kv.Key(), kv.Value())
-	if err != nil {
-		e = Entry{Name: kv.Key()}
-	}
 	return Stored{Entry: e, Revision: kv.Revision(), Err: err}
 }
 
@@ -141,7 +138,7 @@ func (s *Store) Put(ctx context.Context, e Entry, create bool) (Stored, error) {
 	})
 	switch {
 	case errors.Is(err, jetstream.ErrKeyExists):
-		return Stored{}, fmt.Errorf("entry %s: %w", e.Name, engine.ErrExists)
+		return Stored{}, fmt.Errorf("entry %s: stands in %s already: %w", e.Name, s.Place(e.Name), engine.ErrExists)
 	case err != nil:
 		return Stored{}, storeError(s.Place(e.Name), err)
 	}

@@ -13,24 +13,41 @@ import (
 // when somebody looks.
 type waker struct {
 	C         chan struct{}
+	clock     clockwork.Clock
 	scheduler gocron.Scheduler
+	overslept *time.Timer
 }
 
+// oversleep is how long it may be silent. gocron waits until the wall clock shows
+// the next second, and where that was set back by an hour, for an hour.
+const oversleep = 3 * time.Second
+
 func newWaker(clock clockwork.Clock) (*waker, error) {
-	s, err := gocron.NewScheduler(gocron.WithClock(clock), gocron.WithLocation(time.UTC))
+	w := &waker{C: make(chan struct{}, 1), clock: clock, overslept: time.NewTimer(oversleep)}
+	return w, w.begin()
+}
+
+// begin makes a scheduler, in place of the one before.
+func (w *waker) begin() error {
+	w.stop()
+	w.overslept.Reset(oversleep)
+	s, err := gocron.NewScheduler(gocron.WithClock(w.clock), gocron.WithLocation(time.UTC))
 	if err != nil {
-		return nil, fmt.Errorf("beat: gocron: %w", err)
+		return fmt.Errorf("beat: gocron: %w", err)
 	}
-	w := &waker{C: make(chan struct{}, 1), scheduler: s}
-	first := clock.Now().Truncate(time.Second).Add(time.Second)
+	w.scheduler = s
+	first := w.clock.Now().Truncate(time.Second).Add(time.Second)
 	_, err = s.NewJob(gocron.DurationJob(time.Second), gocron.NewTask(w.wake), gocron.WithStartAt(gocron.WithStartDateTime(first)))
 	if err != nil {
-		_ = s.Shutdown()
-		return nil, fmt.Errorf("beat: gocron: %w", err)
+		w.stop()
+		return fmt.Errorf("beat: gocron: %w", err)
 	}
 	s.Start()
-	return w, nil
+	return nil
 }
+
+// woken notes that it is not silent.
+func (w *waker) woken() { w.overslept.Reset(oversleep) }
 
 // wake never waits: one wake that is not taken yet is enough.
 func (w *waker) wake() {
@@ -40,4 +57,10 @@ func (w *waker) wake() {
 	}
 }
 
-func (w *waker) stop() { _ = w.scheduler.Shutdown() }
+func (w *waker) stop() {
+	w.overslept.Stop()
+	if w.scheduler != nil {
+		_ = w.scheduler.Shutdown()
+		w.scheduler = nil
+	}
+}

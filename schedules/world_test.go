@@ -49,20 +49,6 @@ func (w *world) client() *engine.Client {
 	return c
 }
 
-// background runs something until the test ends.
-func (w *world) background(run func(context.Context) error) {
-	w.Helper()
-	ctx, stop := context.WithCancel(context.WithoutCancel(w.Context()))
-	ran := make(chan error, 1)
-	go func() { ran <- run(ctx) }()
-	w.Cleanup(func() {
-		stop()
-		if err := <-ran; err != nil {
-			w.Error(err)
-		}
-	})
-}
-
 // skewed is the real clock, set wrong.
 type skewed struct {
 	clockwork.Clock
@@ -326,7 +312,7 @@ func (l *logged) has(t *testing.T, words ...string) {
 	}
 }
 
-func every(name string, d time.Duration) Entry {
+func printEvery(name string, d time.Duration) Entry {
 	return Entry{Name: name, Every: d, Task: "print", Overlap: OverlapQueue}
 }
 

@@ -101,44 +101,14 @@ func placeOf(cfg *config.Config, name string) string {
 	return key
 }
 
-// entryJSON is an entry as the bucket holds it. What is not set is left out.
-type entryJSON struct {
-	Every   string            `json:"every,omitempty"`
-	Cron    string            `json:"cron,omitempty"`
-	At      string            `json:"at,omitempty"`
-	Zone    string            `json:"zone,omitempty"`
-	Start   string            `json:"start,omitempty"`
-	End     string            `json:"end,omitempty"`
-	Jitter  string            `json:"jitter,omitempty"`
-	CatchUp string            `json:"catch_up,omitempty"`
-	Overlap string            `json:"overlap,omitempty"`
-	Paused  bool              `json:"paused,omitempty"`
-	Task    string            `json:"task,omitempty"`
-	Queue   string            `json:"queue,omitempty"`
-	Body    json.RawMessage   `json:"body,omitempty"`
-	Headers map[string]string `json:"headers,omitempty"`
-	Expires string            `json:"expires,omitempty"`
-}
-
-func (e entryJSON) parse(name string) (schedules.Entry, error) {
-	value, err := json.Marshal(e)
-	if err != nil {
-		return schedules.Entry{}, err
-	}
-	return schedules.ParseEntry(name, value)
-}
-
 // storedOf reads an entry of the settings by the same rules as those of the
 // bucket. One that is wrong is kept with its error: the others go on.
 func storedOf(name string, e config.Entry) schedules.Stored {
-	entry, err := entryJSON{
+	entry, err := schedules.Fields{
 		Every: durationText(e.Every), Cron: e.Cron, At: e.At, Zone: e.Zone, Start: e.Start, End: e.End,
-		Jitter: durationText(e.Jitter), CatchUp: e.CatchUp, Overlap: e.Overlap, Paused: e.Paused,
+		Jitter: durationText(e.Jitter), CatchUp: e.CatchUp, Overlap: schedules.Overlap(e.Overlap), Paused: e.Paused,
 		Task: e.Task, Queue: e.Queue, Body: json.RawMessage(e.Body), Headers: e.Headers, Expires: durationText(e.Expires),
-	}.parse(name)
-	if err != nil {
-		entry = schedules.Entry{Name: name}
-	}
+	}.Entry(name)
 	return schedules.Stored{Entry: entry, Err: err}
 }
 

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime/pprof"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,6 +22,8 @@ type benchFlags struct {
 	rounds int
 	tasks  int
 	body   int
+
+	cpuProfile string
 }
 
 func (a *app) bench() *cobra.Command {
@@ -26,9 +32,9 @@ func (a *app) bench() *cobra.Command {
 		GroupID: groupClients,
 		Short:   "Measure Pelton against a bare loop on the NATS client",
 		Example: `  pelton bench enqueue
-  pelton bench enqueue --paths many`,
+  pelton bench eta --paths due-1000`,
 	}
-	makeGroup(cmd, a.benchEnqueue())
+	makeGroup(cmd, a.benchEnqueue(), a.benchETA())
 	return cmd
 }
 
@@ -48,6 +54,24 @@ in the state it is in now.`
 	return cmd
 }
 
+func (a *app) benchETA() *cobra.Command {
+	cmd := a.benchOf("eta", bench.Later())
+	cmd.Short = "Measure tasks with a time ahead: how fast they are sent, how late they run"
+	cmd.Long = `Measure tasks with a time ahead: how fast they are sent, how late they run.
+
+The first paths send tasks that are due tomorrow; raw publishes the same
+schedules, with the same headers. The due paths send tasks that are due within
+seconds and run them: Pelton by a worker of 16 slots that keeps records, raw by
+a bare loop that holds each task with a timer and acks it. Lateness counts from
+the time a task was sent for to the start of its handler, and its ratio is that
+of the 99th percentiles; the measurement ends with an error if Pelton runs a
+task before its time. See pelton bench enqueue --help for the rest.`
+	cmd.Example = `  pelton bench eta
+  pelton bench eta --paths due-400,due-1000,due-at-once
+  pelton bench eta --paths many --rounds 5 --cpu-profile many.pprof`
+	return cmd
+}
+
 // benchOf is a measurement of some paths.
 func (a *app) benchOf(name string, paths []bench.Path) *cobra.Command {
 	var f benchFlags
@@ -60,6 +84,7 @@ func (a *app) benchOf(name string, paths []bench.Path) *cobra.Command {
 	cmd.Flags().IntVar(&f.rounds, "rounds", 7, "`NUMBER` of rounds, after one to warm up")
 	cmd.Flags().IntVar(&f.tasks, "tasks", 0, "`NUMBER` of tasks in each run; what suits the path unless given")
 	cmd.Flags().IntVar(&f.body, "body", 256, "`BYTES` of a task's body")
+	cmd.Flags().StringVar(&f.cpuProfile, "cpu-profile", "", "`FILE` to write a processor profile to; its samples are labelled with path and side (go tool pprof -tagfocus side=pelton FILE)")
 	show := outputFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runBench(cmd, f, show, paths) }
 	return cmd
@@ -80,21 +105,62 @@ func (a *app) runBench(cmd *cobra.Command, f benchFlags, show *output, paths []b
 			return broker
 		},
 		Paths: f.paths, Rounds: f.rounds, Tasks: f.tasks, Body: f.body, Version: thisBuild().Version,
-		Report: func(r bench.Round) {
-			a.say("%s, round %d of %d: pelton %.0f/s, raw %.0f/s, %.2f", r.Path, r.Round, r.Rounds, r.Pelton.Rate, r.Raw.Rate, r.Ratio)
-		},
+		Report: func(r bench.Round) { a.say("%s, round %d of %d: %s", r.Path, r.Round, r.Rounds, outcome(r)) },
 	}
-	rounds, err := bench.Measure(cmd.Context(), cfg, paths)
+	rounds, err := measured(cmd.Context(), f, cfg, paths)
 	if err != nil {
 		return err
 	}
 	if show.format != formatTable {
 		return list(a.stdout, show, rounds, func(r bench.Round) string { return r.Path }, nil)
 	}
-	if _, err := fmt.Fprintln(a.stdout, rounds[0].Conditions); err != nil {
-		return err
+	return a.showBench(show, rounds)
+}
+
+// measured are the rounds, with a profile of them where one is asked for.
+func measured(ctx context.Context, f benchFlags, cfg bench.Config, paths []bench.Path) (rounds []bench.Round, err error) {
+	if f.cpuProfile == "" {
+		return bench.Measure(ctx, cfg, paths)
 	}
-	return list(a.stdout, show, bench.Summarize(rounds), func(s bench.Summary) string { return s.Path }, benchColumns)
+	file, err := os.Create(f.cpuProfile)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, err
+	}
+	defer pprof.StopCPUProfile()
+	return bench.Measure(ctx, cfg, paths)
+}
+
+// outcome of a round, in a few words.
+func outcome(r bench.Round) string {
+	if r.Pelton.Late != nil {
+		return fmt.Sprintf("pelton %s ms late, raw %s ms, %.2f", lateness(r.Pelton.Late), lateness(r.Raw.Late), r.Ratio)
+	}
+	return fmt.Sprintf("pelton %.0f/s, raw %.0f/s, %.2f", r.Pelton.Rate, r.Raw.Rate, r.Ratio)
+}
+
+// showBench writes a table of rates and one of lateness, each under the
+// conditions it was measured in.
+func (a *app) showBench(show *output, rounds []bench.Round) error {
+	for _, kind := range []struct {
+		late    bool
+		columns []column[bench.Summary]
+	}{{false, benchColumns}, {true, lateColumns}} {
+		of := slices.DeleteFunc(slices.Clone(rounds), func(r bench.Round) bool { return (r.Pelton.Late != nil) != kind.late })
+		if len(of) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintln(a.stdout, of[0].Conditions); err != nil {
+			return err
+		}
+		if err := list(a.stdout, show, bench.Summarize(of), func(s bench.Summary) string { return s.Path }, kind.columns); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f benchFlags) check() error {
@@ -122,6 +188,24 @@ var benchColumns = []column[bench.Summary]{
 	{"ALLOCS", true, func(s bench.Summary) string { return fmt.Sprintf("%.1f", s.Pelton.Allocations) }},
 	{"B/TASK", true, func(s bench.Summary) string { return fmt.Sprintf("%.0f", s.Pelton.Bytes) }},
 }
+
+var lateColumns = []column[bench.Summary]{
+	{"PATH", false, func(s bench.Summary) string { return s.Path }},
+	{"TASKS", true, func(s bench.Summary) string { return strconv.Itoa(s.Tasks) }},
+	{"PELTON p50/p99/max ms", true, func(s bench.Summary) string { return lateness(s.Pelton.Late) }},
+	{"RAW", true, func(s bench.Summary) string { return lateness(s.Raw.Late) }},
+	{"RATIO p50", true, func(s bench.Summary) string { return fmt.Sprintf("%.2f", s.RatioP50) }},
+	{"p99", true, func(s bench.Summary) string { return fmt.Sprintf("%.2f", s.Ratio) }},
+	{"MIN–MAX", true, func(s bench.Summary) string { return fmt.Sprintf("%.2f–%.2f", s.Lowest, s.Highest) }},
+	{"CPU/TASK worker+broker", true, func(s bench.Summary) string {
+		return fmt.Sprintf("%.1f+%.1fµs", s.Pelton.SenderCPU, s.Pelton.BrokerCPU)
+	}},
+	{"RAW CPU/TASK", true, func(s bench.Summary) string { return fmt.Sprintf("%.1f+%.1fµs", s.Raw.SenderCPU, s.Raw.BrokerCPU) }},
+	{"ALLOCS", true, func(s bench.Summary) string { return fmt.Sprintf("%.1f", s.Pelton.Allocations) }},
+	{"B/TASK", true, func(s bench.Summary) string { return fmt.Sprintf("%.0f", s.Pelton.Bytes) }},
+}
+
+func lateness(l *bench.Lateness) string { return fmt.Sprintf("%.1f/%.1f/%.1f", l.P50, l.P99, l.Most) }
 
 // benchBroker is the process of the broker that a measurement starts.
 func (a *app) benchBroker() *cobra.Command {

@@ -16,6 +16,7 @@ import (
 
 	"pelton/engine"
 	"pelton/engine/wire"
+	"pelton/internal/bench"
 	"pelton/internal/config"
 )
 
@@ -310,9 +311,56 @@ func TestSendLinesAsTheyCome(t *testing.T) {
 	}
 }
 
+// TestBenchOfLater is a measurement as small as can be, as JSON and as a table.
+func TestBenchOfLater(t *testing.T) {
+	t.Parallel()
+	profile := filepath.Join(t.TempDir(), "cpu.pprof")
+	got := runIn(testContext(t), nil, nil, "bench", "eta", "--paths", "many,due-at-once", "--rounds", "1", "--tasks", "20",
+		"--cpu-profile", profile, "-o", "json")
+	var rounds []bench.Round
+	decoder := json.NewDecoder(strings.NewReader(got.stdout))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&rounds); err != nil || got.code != exitOK {
+		t.Fatalf("exit code %d, %v: %s%s", got.code, err, got.stdout, got.stderr)
+	}
+	if len(rounds) != 2 || rounds[0].Path != "many" || rounds[1].Path != "due-at-once" || rounds[1].Tasks != 20 ||
+		rounds[0].Pelton.Late != nil || rounds[1].Pelton.Late == nil || rounds[1].Raw.Late == nil {
+		t.Fatalf("%s", got.stdout)
+	}
+	if !strings.Contains(got.stderr, "due-at-once, round 1 of 1: ") {
+		t.Errorf("nothing was said on the way: %s", got.stderr)
+	}
+	if info, err := os.Stat(profile); err != nil || info.Size() == 0 {
+		t.Errorf("no profile: %v", err)
+	}
+
+	var table strings.Builder
+	a := &app{stdout: &table}
+	if err := a.showBench(&output{format: formatTable}, rounds); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(table.String()), "\n")
+	want := []string{"pelton ", "PATH ", "many ", "pelton ", "PATH ", "due-at-once "}
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines:\n%s", len(lines), table.String())
+	}
+	for i, begins := range want {
+		if !strings.HasPrefix(lines[i], begins) {
+			t.Errorf("line %d must begin with %q: %s", i+1, begins, lines[i])
+		}
+	}
+	if strings.Contains(lines[0], " slots=") || !strings.Contains(lines[3], " slots=16 ") {
+		t.Errorf("conditions: %s / %s", lines[0], lines[3])
+	}
+}
+
 func TestBench(t *testing.T) {
 	got := runIn(testContext(t), nil, nil, "bench", "enqueue", "--paths", "nope")
 	if got.code != exitUsage || !strings.Contains(got.stderr, "must be one of one, 64, with-id, future, many, power-safe") {
+		t.Errorf("exit code %d: %s", got.code, got.stderr)
+	}
+	got = runIn(testContext(t), nil, nil, "bench", "eta", "--paths", "one", "--cpu-profile", filepath.Join(t.TempDir(), "no", "such"))
+	if got.code == exitOK || !strings.Contains(got.stderr, "no/such") {
 		t.Errorf("exit code %d: %s", got.code, got.stderr)
 	}
 	for _, flag := range []string{"--rounds=0", "--tasks=-1", "--body=1", "--body=600000"} {

@@ -78,7 +78,8 @@ type streams struct {
 	queues []string
 }
 
-// ensure verifies them, or makes them where the setup mode is manage.
+// ensure verifies them, or makes them where the setup mode is manage. Edges use
+// no lane but the plain one, and may see no other.
 func (s streams) ensure(ctx context.Context, cfg *config.Config, p part) error {
 	client, err := engine.NewClient(p.nc, clientConfig(cfg, p.logs.Logger("engine")))
 	if err != nil {
@@ -90,7 +91,10 @@ func (s streams) ensure(ctx context.Context, cfg *config.Config, p part) error {
 	if err != nil {
 		return &usageError{err: err}
 	}
-	return client.Ensure(ctx, engine.SetupMode(cfg.Setup.Mode), topo.Only(func(stream topology.Stream) bool { return stream.Kind == s.kind }))
+	uses := func(stream topology.Stream) bool {
+		return stream.Kind == s.kind && stream.Priority == wire.PriorityNone
+	}
+	return client.Ensure(ctx, engine.SetupMode(cfg.Setup.Mode), topo.Only(uses))
 }
 
 func (a *app) ingest() *cobra.Command {

@@ -28,10 +28,30 @@ func TestSetupPermissions(t *testing.T) {
 			t.Errorf("exit code %d, %s: %q is missing", got.code, got.stderr, text)
 		}
 	}
-	for _, args := range [][]string{{"--routes", "*"}, {"--queues", "Mail"}, {"--namespace", "a.b"}} {
+	t.Run("lanes", permissionsOfLanes)
+	for _, args := range [][]string{{"--lanes", "mail_high"}, {"--lanes", "default"}, {"--lanes", "default_urgent"}, {"--routes", "*"}, {"--queues", "Mail"}, {"--namespace", "a.b"}} {
 		got := runIn(t.Context(), nil, nil, append([]string{"setup", "permissions"}, args...)...)
 		if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, args[1]) {
 			t.Errorf("%v: exit code %d: %s", args, got.code, got.stderr)
+		}
+	}
+}
+
+// permissionsOfLanes: lanes are given, or are those that queues declare.
+func permissionsOfLanes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pelton.yaml")
+	if err := os.WriteFile(file, []byte("queues:\n  default: {priorities: [low]}\n  mail: {priorities: [high]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"--queues", "default,mail", "--lanes", "default_low,mail_high"}, {"--config", file}} {
+		got := runIn(t.Context(), nil, nil, append([]string{"setup", "permissions"}, args...)...)
+		for _, text := range []string{
+			"# Written by: pelton setup permissions --queues default,mail --lanes default_low,mail_high\n",
+			`"pelton.task.default_low.*"`, `"$JS.ACK.PELTON_TASKS_mail_high.workers.>"`,
+		} {
+			if got.code != exitOK || !strings.Contains(got.stdout, text) {
+				t.Errorf("%v: exit code %d, %s: %q is missing", args, got.code, got.stderr, text)
+			}
 		}
 	}
 }

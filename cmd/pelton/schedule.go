@@ -81,7 +81,7 @@ func allEntries(ctx context.Context, store *schedules.Store, cfg *config.Config)
 		own := sourced{storedOf(name, cfg.Beat.Entries[name]), schedules.SourceConfig}
 		twin := slices.IndexFunc(all, func(s sourced) bool { return s.Entry.Name == name })
 		if twin >= 0 {
-			err := fmt.Errorf("entry %s: %w, in %s and in %s: it must be in one; neither is run", name, schedules.ErrTwice, placeOf(cfg, name), store.Place(name))
+			err := definedTwice(store, cfg, name)
 			own.Err, all[twin].Err = err, err
 		}
 		all = append(all, own)
@@ -90,13 +90,21 @@ func allEntries(ctx context.Context, store *schedules.Store, cfg *config.Config)
 	return all, nil
 }
 
+func definedTwice(store *schedules.Store, cfg *config.Config, name string) error {
+	return fmt.Errorf("entry %s: %w, in %s and in %s: it must be in one; neither is run", name, schedules.ErrTwice, placeOf(cfg, name), store.Place(name))
+}
+
 // findEntry is an entry of either place.
 func findEntry(ctx context.Context, store *schedules.Store, cfg *config.Config, name string) (sourced, error) {
 	found, err := store.Entry(ctx, name)
-	if err == nil {
+	own, isOwn := cfg.Beat.Entries[name]
+	switch {
+	case err == nil && isOwn:
+		found.Err = definedTwice(store, cfg, name)
 		return sourced{found, schedules.SourceKV}, nil
-	}
-	if own, ok := cfg.Beat.Entries[name]; ok && errors.Is(err, engine.ErrNotFound) {
+	case err == nil:
+		return sourced{found, schedules.SourceKV}, nil
+	case isOwn && errors.Is(err, engine.ErrNotFound):
 		return sourced{storedOf(name, own), schedules.SourceConfig}, nil
 	}
 	return sourced{}, err
@@ -110,8 +118,9 @@ func (a *app) scheduleList() *cobra.Command {
 
 STATE is ok, paused, ended (never due again), new (no beat has seen it), late
 (it was due and nobody has sent it: is a beat running, is the queue full?), or
-invalid (pelton schedule show says why). FIRED and SKIPPED count since the entry
-was added.`,
+invalid (pelton schedule show says why). FIRED counts since the entry was added,
+MISSED what was due while no beat ran and was left out, SKIPPED what was left
+out since the entry was paused or its task still ran.`,
 		Example: `  pelton schedule ls
   pelton schedule ls --next 3 -o json`,
 		Annotations: map[string]string{natsEquivalent: `  nats kv ls PELTON_SCHEDULES`},
@@ -159,6 +168,7 @@ func scheduleColumns() []column[schedules.Status] {
 		{"LAST", false, func(e s) string { return when(e.Last) }},
 		{"OUTCOME", false, func(e s) string { return orDash(e.Outcome) }},
 		{"FIRED", true, func(e s) string { return strconv.Itoa(e.Counts[schedules.Fired]) }},
+		{"MISSED", true, func(e s) string { return strconv.Itoa(e.Counts[schedules.SkipCatchUp]) }},
 		{"SKIPPED", true, func(e s) string { return strconv.Itoa(skippedOf(e.Counts)) }},
 		{"STATE", false, func(e s) string { return string(e.State) }},
 	}
@@ -175,15 +185,9 @@ func nextTimes(times []time.Time) string {
 	return strings.Join(out, " ")
 }
 
-// skippedOf counts what was due and not sent.
+// skippedOf counts what was looked at in time and not sent.
 func skippedOf(counts map[string]int) int {
-	n := 0
-	for outcome, count := range counts {
-		if outcome != schedules.Fired && outcome != schedules.Changed {
-			n += count
-		}
-	}
-	return n
+	return counts[schedules.SkipPaused] + counts[schedules.SkipOverlap]
 }
 
 func (a *app) scheduleShow() *cobra.Command {
@@ -214,7 +218,7 @@ func (a *app) scheduleShow() *cobra.Command {
 
 // addFlags are what add reads of its command line.
 type addFlags struct {
-	entry   entryJSON
+	entry   schedules.Fields
 	headers []string
 	replace bool
 }
@@ -250,7 +254,7 @@ refused with exit code 7 unless --replace is given.`,
 	flags.StringVar(&f.entry.End, "end", "", "`TIME` after which it is due no more")
 	flags.StringVar(&f.entry.Jitter, "jitter", "", "`DURATION` by which it may run later, another one each time")
 	flags.StringVar(&f.entry.CatchUp, "catch-up", "", "what is sent that was due while no beat ran: `POLICY` none, one or all")
-	flags.StringVar(&f.entry.Overlap, "overlap", "", "what becomes of it while the one before runs: `POLICY` skip, queue or replace")
+	flags.StringVar((*string)(&f.entry.Overlap), "overlap", "", "what becomes of it while the one before runs: `POLICY` skip, queue or replace")
 	flags.StringVar(&f.entry.Expires, "expires", "", "`DURATION` after which it does not run any more")
 	flags.StringVar(&f.entry.Queue, "queue", "", "`QUEUE` to send to")
 	flags.BoolVar(&f.entry.Paused, "paused", false, "skip what is due until it is resumed")
@@ -264,7 +268,7 @@ refused with exit code 7 unless --replace is given.`,
 		}
 		return func(ctx context.Context, _ *engine.Client, store *schedules.Store, cfg *config.Config) error {
 			if _, twice := cfg.Beat.Entries[entry.Name]; twice {
-				return fmt.Errorf("entry %s: %w: in %s", entry.Name, engine.ErrExists, placeOf(cfg, entry.Name))
+				return fmt.Errorf("entry %s: stands in %s already: %w", entry.Name, placeOf(cfg, entry.Name), engine.ErrExists)
 			}
 			return a.putEntry(ctx, store, entry, !f.replace)
 		}, nil
@@ -276,7 +280,7 @@ func (a *app) entryOf(f addFlags, args []string) (schedules.Entry, error) {
 	if len(args) == 3 {
 		body, err := a.body(args[2])
 		if err != nil {
-			return schedules.Entry{}, err
+			return schedules.Entry{}, fmt.Errorf("entry %s: %w", args[0], err)
 		}
 		f.entry.Body = body
 	}
@@ -290,7 +294,7 @@ func (a *app) entryOf(f addFlags, args []string) (schedules.Entry, error) {
 		}
 		f.entry.Headers[name] = value
 	}
-	return f.entry.parse(args[0])
+	return f.entry.Entry(args[0])
 }
 
 // putEntry stores an entry, begins its ledger and prints its name.

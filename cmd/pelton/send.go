@@ -114,6 +114,7 @@ func (a *app) runSend(cmd *cobra.Command, f sendFlags, args []string) error {
 
 func (f sendFlags) options(cmd *cobra.Command) ([]engine.SendOption, error) {
 	opts, err := f.time.options(cmd, time.Now())
+	named := cmd.Flags().Changed("id") // an empty one too: a script's variable may not be set
 	switch {
 	case err != nil:
 		return nil, err
@@ -123,11 +124,11 @@ func (f sendFlags) options(cmd *cobra.Command) ([]engine.SendOption, error) {
 		return nil, errors.New("--count and --lines exclude each other")
 	case f.atomic && f.count > 1000:
 		return nil, fmt.Errorf("--atomic takes at most 1000 tasks, got --count %d", f.count)
-	case f.id != "" && (f.lines || f.atomic):
+	case named && (f.lines || f.atomic):
 		return nil, errors.New("--id is for one task, --lines and --atomic for several")
-	case f.id != "" && f.count > 1:
+	case named && f.count > 1:
 		return nil, errors.New("--id is for one task, --count for several")
-	case f.id != "":
+	case named:
 		opts = append(opts, engine.WithID(f.id))
 	}
 	if f.waitForRoom {

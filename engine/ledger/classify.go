@@ -83,9 +83,10 @@ func incomplete(err error) bool {
 	return ok && api.ErrorCode == codeBatchIncomplete
 }
 
-// newest is the sequence that a refusal names, `wrong last sequence: 7`: that of
-// the newest entry, 0 where there is none.
-func newest(err error) (uint64, bool) {
+// Newest is the sequence that a refused publish names, `wrong last sequence: 7`:
+// that of the newest message of its subject, 0 where there is none. It is false
+// for any other error.
+func Newest(err error) (uint64, bool) {
 	api, ok := errors.AsType[*jetstream.APIError](err)
 	if !ok || api.ErrorCode != codeWrongLast {
 		return 0, false

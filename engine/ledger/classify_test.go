@@ -65,12 +65,12 @@ func TestNewest(t *testing.T) {
 		"wrong last sequence":                       {0, false},
 		"wrong last sequence: x":                    {0, false},
 	} {
-		got, ok := newest(&jetstream.APIError{Code: 400, ErrorCode: codeWrongLast, Description: text})
+		got, ok := Newest(&jetstream.APIError{Code: 400, ErrorCode: codeWrongLast, Description: text})
 		if ok != want.ok || ok && got != want.sequence {
-			t.Errorf("newest(%q) = %d, %t, want %+v", text, got, ok, want)
+			t.Errorf("Newest(%q) = %d, %t, want %+v", text, got, ok, want)
 		}
 	}
-	if _, ok := newest(nats.ErrTimeout); ok {
+	if _, ok := Newest(nats.ErrTimeout); ok {
 		t.Error("a timeout names a sequence")
 	}
 }

@@ -87,7 +87,7 @@ func (w *write) step(ctx context.Context) (done bool, err error) {
 // judge finds out whose entry refused the batch: this batch's own, from a try
 // whose answer was lost, or another one.
 func (w *write) judge(ctx context.Context, refusal error) (done bool, err error) {
-	sequence, ok := newest(refusal)
+	sequence, ok := Newest(refusal)
 	if !ok {
 		return true, refusal
 	}

@@ -188,7 +188,7 @@ func (c Config) revoked() Stream {
 // schedules is the stream of a key-value bucket whose keys stay until somebody
 // removes them. A limit would refuse an entry, and never drop another one.
 func (c Config) schedules() Stream {
-	cfg := c.stream(c.Namespace.SchedulesStream(), "Entries of beat", "$KV."+c.Namespace.SchedulesBucket()+".>")
+	cfg := c.stream(c.Namespace.SchedulesStream(), "Entries of beat", c.Namespace.ScheduleSubject(">"))
 	cfg.Retention = jetstream.LimitsPolicy
 	cfg.Discard = jetstream.DiscardNew
 	cfg.MaxMsgsPerSubject = 1

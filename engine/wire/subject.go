@@ -124,6 +124,11 @@ func (ns Namespace) RevokedSubject(queue, id string) string {
 // SchedulesBucket is the key-value bucket of beat entries, of all queues.
 func (ns Namespace) SchedulesBucket() string { return ns.upper() + "_SCHEDULES" }
 
+// ScheduleSubject is the subject of a key in [Namespace.SchedulesBucket].
+func (ns Namespace) ScheduleSubject(key string) string {
+	return "$KV." + ns.SchedulesBucket() + "." + key
+}
+
 // SchedulesStream is the stream below [Namespace.SchedulesBucket].
 func (ns Namespace) SchedulesStream() string { return "KV_" + ns.SchedulesBucket() }
 

@@ -58,11 +58,70 @@ func TestEveryPathOfEnqueue(t *testing.T) {
 	}
 }
 
+func TestEveryPathOfLater(t *testing.T) {
+	for _, p := range Later() {
+		t.Run(p.Name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			rounds, err := Measure(ctx, Config{Broker: testBroker, Rounds: 1, Tasks: 70, Body: 64}, []Path{p})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rounds) != 1 {
+				t.Fatalf("%d rounds", len(rounds))
+			}
+			r := rounds[0]
+			if r.Pelton.Rate <= 0 || r.Raw.Rate <= 0 || r.Pelton.Allocations <= 0 || r.Raw.Bytes <= 0 || r.Ratio <= 0 {
+				t.Errorf("%+v", r)
+			}
+			for _, late := range []*Lateness{r.Pelton.Late, r.Raw.Late} {
+				if (late != nil) != p.Due {
+					t.Errorf("lateness: %+v", late)
+				}
+				if late != nil && (late.Least > late.P50 || late.P50 > late.P99 || late.P99 > late.Most || late.Most <= 0) {
+					t.Errorf("lateness: %+v", *late)
+				}
+			}
+		})
+	}
+}
+
+// TestTimetableFindsWhatIsWrong has tasks that run early, twice, and that nobody
+// has sent.
+func TestTimetableFindsWhatIsWrong(t *testing.T) {
+	r := &Run{Tasks: 2, Body: []byte(`"x"`)}
+	ran := func(late ...time.Duration) *timetable {
+		table := newTimetable(r, 1000)
+		for i, by := range late {
+			if err := table.runs(table.body(r, i%2), table.due(i%2).Add(by)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return table
+	}
+	if table := ran(time.Second, 0); table.early() != nil || table.lateness(r) != nil || r.late.Most != 1000 || r.late.Least != 0 {
+		t.Errorf("%v, %+v", table.early(), r.late)
+	}
+	if ran(time.Second, -1).early() == nil {
+		t.Error("nobody noticed that a task ran early")
+	}
+	if ran(0, 0, 0).lateness(r) == nil {
+		t.Error("nobody noticed that a task ran twice")
+	}
+	for _, body := range []string{`""`, `"00000002"`, `"-0000001"`, `"xxxxxxxx"`} {
+		if newTimetable(r, 0).runs([]byte(body), time.Now()) == nil {
+			t.Errorf("task %s was taken", body)
+		}
+	}
+}
+
 // TestLostTasksAreNoResult has a path that sends less than it says.
 func TestLostTasksAreNoResult(t *testing.T) {
 	short := func(ctx context.Context, r *Run) error {
-		r.Tasks--
-		return sendOne(ctx, r)
+		fewer := *r
+		fewer.Tasks--
+		return sendOne(ctx, &fewer)
 	}
 	_, err := Measure(t.Context(), Config{Broker: testBroker, Rounds: 1, Tasks: 10, Body: 2}, []Path{{Name: "short", Raw: rawOne, Pelton: short}})
 	if err == nil {

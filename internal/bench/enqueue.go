@@ -91,16 +91,11 @@ func sendID(ctx context.Context, r *Run) error {
 
 func rawAsync(ctx context.Context, r *Run) error {
 	for range r.Tasks {
-		if _, err := r.JS.PublishAsync(r.Subject, r.Body); err != nil {
+		if _, err := r.JS.PublishAsync(r.Subject, r.Body, jetstream.WithStallWait(stall)); err != nil {
 			return err
 		}
 	}
-	select {
-	case <-r.JS.PublishAsyncComplete():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return r.published(ctx)
 }
 
 func sendAsync(ctx context.Context, r *Run) error {
@@ -113,11 +108,7 @@ func sendAsync(ctx context.Context, r *Run) error {
 }
 
 func sendMany(ctx context.Context, r *Run) error {
-	bodies := make([][]byte, r.Tasks)
-	for i := range bodies {
-		bodies[i] = r.Body
-	}
-	results, err := r.Client.SendManyRaw(ctx, r.Queue, "nop", bodies)
+	results, err := r.Client.SendManyRaw(ctx, r.Queue, "nop", r.bodies())
 	if err == nil && results[len(results)-1].ID() != r.Queue+"-"+strconv.Itoa(r.Tasks) {
 		err = fmt.Errorf("the last of %d tasks is %s", r.Tasks, results[len(results)-1].ID())
 	}

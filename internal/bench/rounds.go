@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -48,13 +49,19 @@ type Conditions struct {
 	Tasks      int    `json:"tasks"`
 	Body       int    `json:"body_bytes"`
 	Headers    int    `json:"headers"`
+	Slots      int    `json:"slots,omitempty"`       // of the worker
+	FiredEarly int    `json:"fired_early,omitempty"` // milliseconds before a task's time
 	Rounds     int    `json:"rounds"`
 }
 
 // String is the line above the figures.
 func (c Conditions) String() string {
-	return fmt.Sprintf("pelton %s %s nats-server %s nats.go %s %s cores=%d R%d %s sync=%s %s payload=%dB rounds=%d",
-		c.Version, c.Go, c.Server, c.Client, c.Connection, c.Cores, c.Replicas, c.Storage, c.Sync, c.Retention, c.Body, c.Rounds)
+	worker := ""
+	if c.Slots > 0 {
+		worker = fmt.Sprintf(" fired-early=%dms slots=%d results=on", c.FiredEarly, c.Slots)
+	}
+	return fmt.Sprintf("pelton %s %s nats-server %s nats.go %s %s cores=%d R%d %s sync=%s %s payload=%dB%s rounds=%d",
+		c.Version, c.Go, c.Server, c.Client, c.Connection, c.Cores, c.Replicas, c.Storage, c.Sync, c.Retention, c.Body, worker, c.Rounds)
 }
 
 // Round is one round of a path. It is what -o json writes.
@@ -65,7 +72,10 @@ type Round struct {
 	Conditions
 	Pelton Figures `json:"pelton"`
 	Raw    Figures `json:"raw"`
-	Ratio  float64 `json:"ratio"` // of the rates
+	// Ratio is that of the rates; of the 99th percentiles where lateness is
+	// measured, and RatioP50 that of the medians.
+	Ratio    float64 `json:"ratio"`
+	RatioP50 float64 `json:"ratio_p50,omitempty"`
 }
 
 // Figures is one run.
@@ -75,6 +85,9 @@ type Figures struct {
 	BrokerCPU   float64 `json:"broker_cpu_us_per_task"`
 	Allocations float64 `json:"allocations_per_task"`
 	Bytes       float64 `json:"bytes_per_task"`
+	// Late is of tasks that were run. The other figures then count from when all
+	// were sent, the rate from when the first was due.
+	Late *Lateness `json:"lateness,omitempty"`
 }
 
 // Path is a kind of work that is done in two ways.
@@ -84,8 +97,12 @@ type Path struct {
 	Tasks      int    // of one run, unless told otherwise
 	SyncAlways bool
 	Headers    int
-	Raw        func(ctx context.Context, r *Run) error
-	Pelton     func(ctx context.Context, r *Run) error
+	Due        bool // a worker runs the tasks at their time: lateness is measured
+	// Check tells whether a run has done its work; that all tasks wait in the
+	// queue unless set.
+	Check  func(ctx context.Context, r *Run) error
+	Raw    func(ctx context.Context, r *Run) error
+	Pelton func(ctx context.Context, r *Run) error
 }
 
 // Run is one run of a path: a queue that nobody else uses, and connections of
@@ -98,6 +115,10 @@ type Run struct {
 	Subject string // of the task
 	Tasks   int
 	Body    []byte
+
+	restart func() error // counts the figures from now on
+	late    *Lateness    // with took, where lateness is measured
+	took    time.Duration
 }
 
 // Measure runs the rounds of each path, one path after the other.
@@ -153,11 +174,8 @@ func measure(ctx context.Context, cfg Config, p Path) ([]Round, error) {
 	for n := 0; n <= cfg.Rounds; n++ {
 		r := Round{Path: p.Name, Round: n, First: "raw", Conditions: conditions}
 		order := []func() error{
-			func() (err error) { r.Raw, err = b.run(ctx, cfg, p, p.Raw, fmt.Sprintf("raw-%d", n)); return err },
-			func() (err error) {
-				r.Pelton, err = b.run(ctx, cfg, p, p.Pelton, fmt.Sprintf("pelton-%d", n))
-				return err
-			},
+			func() (err error) { r.Raw, err = b.labelled(ctx, cfg, p, "raw", n); return err },
+			func() (err error) { r.Pelton, err = b.labelled(ctx, cfg, p, "pelton", n); return err },
 		}
 		if n%2 == 1 {
 			r.First = "pelton"
@@ -171,7 +189,7 @@ func measure(ctx context.Context, cfg Config, p Path) ([]Round, error) {
 		if n == 0 {
 			continue // to warm up
 		}
-		r.Ratio = r.Pelton.Rate / r.Raw.Rate
+		r.compare()
 		rounds = append(rounds, r)
 		if cfg.Report != nil {
 			cfg.Report(r)
@@ -180,16 +198,39 @@ func measure(ctx context.Context, cfg Config, p Path) ([]Round, error) {
 	return rounds, nil
 }
 
+func (r *Round) compare() {
+	r.Ratio = r.Pelton.Rate / r.Raw.Rate
+	if r.Pelton.Late != nil {
+		r.Ratio, r.RatioP50 = r.Pelton.Late.P99/r.Raw.Late.P99, r.Pelton.Late.P50/r.Raw.Late.P50
+	}
+}
+
 func (cfg Config) conditions(p Path) Conditions {
 	sync := "2m"
 	if p.SyncAlways {
 		sync = "always"
 	}
-	return Conditions{
+	c := Conditions{
 		Version: cfg.Version, Go: runtime.Version(), Server: server.VERSION, Client: nats.Version, Connection: "tcp",
 		Cores: runtime.GOMAXPROCS(0), Replicas: 1, Storage: "file", Sync: sync, Retention: "workqueue",
 		Tasks: p.Tasks, Body: cfg.Body, Headers: p.Headers, Rounds: cfg.Rounds,
 	}
+	if p.Due {
+		c.Slots, c.FiredEarly = slots, int(firedEarly.Milliseconds())
+	}
+	return c
+}
+
+// labelled is a run of one side, whose samples in a profile tell path and side.
+func (b *broker) labelled(ctx context.Context, cfg Config, p Path, side string, round int) (f Figures, err error) {
+	work := p.Raw
+	if side == "pelton" {
+		work = p.Pelton
+	}
+	pprof.Do(ctx, pprof.Labels("path", p.Name, "side", side), func(ctx context.Context) {
+		f, err = b.run(ctx, cfg, p, work, fmt.Sprintf("%s-%d", side, round))
+	})
+	return f, err
 }
 
 // run makes a queue, does the work once, checks that all of it is there, and
@@ -200,19 +241,43 @@ func (b *broker) run(ctx context.Context, cfg Config, p Path, work func(context.
 		return f, err
 	}
 	defer func() { err = errors.Join(err, r.end(ctx)) }()
-	f, err = b.timed(p.Tasks, func() error { return work(ctx, r) })
-	if err != nil {
+	if f, err = b.timed(ctx, r, work); err != nil {
 		return f, err
 	}
-	s, err := r.JS.Stream(ctx, wire.DefaultNamespace.TaskStream(wire.PlainLane(queue)))
-	if err != nil {
-		return f, err
+	if p.Check != nil {
+		return f, p.Check(ctx, r)
 	}
-	if have := s.CachedInfo().State.Msgs; have != uint64(p.Tasks) {
-		return f, fmt.Errorf("%d tasks were sent to queue %s, %d are there", p.Tasks, queue, have)
-	}
-	return f, nil
+	return f, r.holds(ctx, wire.DefaultNamespace.TaskStream(wire.PlainLane(queue)))
 }
+
+// holds checks that all tasks of the run are in a stream.
+func (r *Run) holds(ctx context.Context, stream string) error {
+	s, err := r.JS.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	if have := s.CachedInfo().State.Msgs; have != uint64(r.Tasks) {
+		return fmt.Errorf("%d tasks were sent to queue %s, %d are there", r.Tasks, r.Queue, have)
+	}
+	return nil
+}
+
+// stall is how long a publish waits for room in the window: whatever a busy
+// machine needs. The client library would give up after 200 ms.
+const stall = 10 * time.Second
+
+// published waits for the answers to all that was published without waiting.
+func (r *Run) published(ctx context.Context) error {
+	select {
+	case <-r.JS.PublishAsyncComplete():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// bodies of all tasks of the run.
+func (r *Run) bodies() [][]byte { return slices.Repeat([][]byte{r.Body}, r.Tasks) }
 
 func (b *broker) newRun(ctx context.Context, cfg Config, p Path, queue string) (*Run, error) {
 	nc, err := nats.Connect(b.url, engine.ConnectOptions(nil)...)
@@ -260,30 +325,6 @@ func (r *Run) end(ctx context.Context) error {
 	return errors.Join(
 		r.JS.DeleteStream(ctx, wire.DefaultNamespace.TaskStream(lane)),
 		r.JS.DeleteStream(ctx, wire.DefaultNamespace.LaterStream(lane)),
+		r.JS.DeleteStream(ctx, wire.DefaultNamespace.ResultsStream(r.Queue)),
 	)
-}
-
-func (b *broker) timed(tasks int, work func() error) (Figures, error) {
-	brokerBefore, err := b.used()
-	if err != nil {
-		return Figures{}, err
-	}
-	runtime.GC()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	senderBefore, began := processorTime(), time.Now()
-	if err := work(); err != nil {
-		return Figures{}, err
-	}
-	took, sender := time.Since(began), processorTime()-senderBefore
-	runtime.ReadMemStats(&after)
-	brokerAfter, err := b.used()
-	n := float64(tasks)
-	return Figures{
-		Rate:        n / took.Seconds(),
-		SenderCPU:   float64(sender.Microseconds()) / n,
-		BrokerCPU:   float64((brokerAfter - brokerBefore).Microseconds()) / n,
-		Allocations: float64(after.Mallocs-before.Mallocs) / n,
-		Bytes:       float64(after.TotalAlloc-before.TotalAlloc) / n,
-	}, err
 }

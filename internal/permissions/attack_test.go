@@ -27,31 +27,48 @@ const (
 	tasksOf   = "PELTON_TASKS_default"
 	laterOf   = "PELTON_LATER_default"
 	resultsOf = "KV_PELTON_RESULTS_default"
+	revokedOf = "KV_PELTON_REVOKED"
 )
 
 var attacks = []attack{
-	{"another queue's task", []string{"publisher", "trusted", "ingest", "worker"}, stores("pelton.task.mail.print")},
+	{"another queue's task", []string{"beat", "publisher", "trusted", "ingest", "worker"}, stores("pelton.task.mail.print")},
 	{"a ledger", []string{"publisher", "trusted", "worker", "waiter"}, stores("pelton.ledger.default.commands.commands.0")},
-	{"another route's ledger", []string{"ingest"}, stores("pelton.ledger.default.other.commands.0")},
-	{"another queue's ledger", []string{"ingest"}, stores("pelton.ledger.mail.commands.commands.0")},
-	{"later", []string{"publisher", "waiter", "ingest", "emit"}, parks},
-	{"due", []string{"publisher", "trusted", "worker", "ingest"}, stores("pelton.due.default.print.job-1")},
-	{"another queue's later", []string{"trusted", "worker"}, stores("pelton.later.mail.job-1")},
+	{"another route's ledger", []string{"beat", "ingest"}, stores("pelton.ledger.default.other.commands.0")},
+	{"another queue's ledger", []string{"beat", "ingest"}, stores("pelton.ledger.mail.commands.commands.0")},
+	{"later", []string{"beat", "publisher", "waiter", "ingest", "emit"}, parks},
+	{"due", []string{"beat", "publisher", "trusted", "worker", "ingest"}, stores("pelton.due.default.print.job-1")},
+	{"another queue's later", []string{"beat", "trusted", "worker"}, stores("pelton.later.mail.job-1")},
 	{"a record", []string{"publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator"}, stores("$KV.PELTON_RESULTS_default.job-1")},
-	{"another queue's record", []string{"worker"}, stores("$KV.PELTON_RESULTS_mail.job-1")},
+	{"another queue's record", []string{"beat", "worker"}, stores("$KV.PELTON_RESULTS_mail.job-1")},
 	{"a task", []string{"worker", "waiter", "emit", "observer", "operator", "setup", "janitor"}, stores("pelton.task.default.print")},
-	{"a dead letter", []string{"publisher", "ingest", "operator"}, stores("pelton.dead.default.print.job-1")},
-	{"acknowledge", []string{"publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator", "setup", "janitor"}, acknowledges},
+	{"a dead letter", []string{"beat", "publisher", "ingest", "operator"}, stores("pelton.dead.default.print.job-1")},
+	{"acknowledge", []string{"beat", "publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator", "setup", "janitor"}, acknowledges},
 	{"purge a queue", []string{"publisher", "worker", "ingest", "emit", "setup", "operator"}, asks("STREAM.PURGE."+tasksOf, `{}`)},
-	{"purge records", []string{"worker", "emit", "setup", "janitor"}, asks("STREAM.PURGE."+resultsOf, `{}`)},
-	{"delete a stream", []string{"publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("STREAM.DELETE."+laterOf, ``)},
-	{"change a stream", []string{"publisher", "worker", "ingest", "emit", "janitor", "operator"}, changes},
+	{"purge records", []string{"beat", "worker", "emit", "setup", "janitor"}, asks("STREAM.PURGE."+resultsOf, `{}`)},
+	{"delete a stream", []string{"beat", "publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("STREAM.DELETE."+laterOf, ``)},
+	{"change a stream", []string{"beat", "publisher", "worker", "ingest", "emit", "janitor", "operator"}, changes},
 	{"read a waiting body", []string{"publisher", "worker", "waiter", "ingest", "emit", "observer", "setup", "janitor"}, asks("STREAM.MSG.GET."+tasksOf, `{"last_by_subj":"pelton.task.>"}`)},
 	{"read one directly", []string{"publisher", "worker", "waiter", "ingest", "emit", "observer", "setup", "janitor"}, asks("DIRECT.GET."+tasksOf, `{"last_by_subj":"pelton.task.>"}`)},
-	{"delete a message", []string{"publisher", "worker", "ingest", "setup", "janitor", "operator"}, deletesMessage},
-	{"delete the workers' consumer", []string{"publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("CONSUMER.DELETE."+tasksOf+".workers", ``)},
-	{"a consumer of waiting tasks", []string{"publisher", "worker", "ingest", "emit", "observer", "operator", "janitor"}, asks(
+	{"delete a message", []string{"beat", "publisher", "worker", "ingest", "setup", "janitor", "operator"}, deletesMessage},
+	{"delete the workers' consumer", []string{"beat", "publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("CONSUMER.DELETE."+tasksOf+".workers", ``)},
+	{"a consumer of waiting tasks", []string{"beat", "publisher", "worker", "ingest", "emit", "observer", "operator", "janitor"}, asks(
 		"CONSUMER.CREATE."+laterOf+".spy", `{"stream_name":"`+laterOf+`","config":{"name":"spy","ack_policy":"explicit","filter_subject":"pelton.later.default.none"}}`)},
+	{"revoke", []string{"publisher", "trusted", "waiter", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"}, stores("$KV.PELTON_REVOKED.default.job-1")},
+	{"revoke in another queue", []string{"canceller", "worker", "beat"}, stores("$KV.PELTON_REVOKED.mail.job-1")},
+	{"hear of another queue's revocations", []string{"worker", "canceller"}, asks(
+		"CONSUMER.CREATE."+revokedOf+".spy.$KV.PELTON_REVOKED.mail.*", spying("$KV.PELTON_REVOKED.mail.*"))},
+	{"hear of all revocations", []string{"worker", "canceller", "observer"}, asks(
+		"CONSUMER.CREATE."+revokedOf+".spy", spying(""))},
+	{"purge revocations", []string{"canceller", "worker", "beat", "setup", "janitor"}, asks("STREAM.PURGE."+revokedOf, `{}`)},
+	{"the other lane's task", []string{"publisher", "trusted", "ingest", "worker", "canceller", "beat"}, stores("pelton.task.default_high.print")},
+	{"another queue's lane", []string{"publisher", "trusted", "ingest", "worker", "canceller", "beat"}, stores("pelton.task.mail_high.print")},
+	{"another queue's later lane", []string{"trusted", "worker", "canceller", "beat"}, stores("pelton.later.mail_high.job-1")},
+	{"aim a schedule", []string{"publisher", "waiter", "ingest", "emit"}, aims},
+	{"purge the waiting queue", []string{"canceller"}, asks("STREAM.PURGE."+tasksOf, `{}`)},
+	{"an entry", []string{"publisher", "worker", "beat", "ingest", "observer", "operator"}, stores("$KV.PELTON_SCHEDULES.nightly")},
+	{"an entry's ledger", []string{"publisher", "trusted", "worker", "ingest"}, stores("pelton.ledger.default.beat.nightly")},
+	{"a task without an id", []string{"beat"}, stores("pelton.task.default.print")},
+	{"purge entries", []string{"beat", "setup", "operator"}, asks("STREAM.PURGE.KV_PELTON_SCHEDULES", `{}`)},
 	{"hear all inboxes", everybody, hears("_INBOX.>", "_INBOX.x.y")},
 	{"hear another's inbox", everybody, hears("_INBOX_other.>", "_INBOX_other.y")},
 	{"hear acknowledgements", everybody, hears("$JS.ACK.>", "$JS.ACK.NONE.none.1.2.3.4.5")},
@@ -60,7 +77,7 @@ var attacks = []attack{
 	{"answer in another's place", everybody, answers("_INBOX_other.y")},
 }
 
-var everybody = []string{"publisher", "trusted", "waiter", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"}
+var everybody = []string{"publisher", "trusted", "waiter", "canceller", "worker", "beat", "ingest", "emit", "setup", "janitor", "observer", "operator"}
 
 // stores publishes to a subject and waits for the confirmation.
 func stores(subject string) func(context.Context, stage) error {
@@ -81,6 +98,21 @@ func publishAs(ctx context.Context, nc *nats.Conn, m *nats.Msg) (*jetstream.PubA
 func parks(ctx context.Context, s stage) error {
 	_, err := publishAs(ctx, s.nc, scheduled(s.ns, "job-1", "job-1"))
 	return err
+}
+
+// aims parks a task that becomes due as another one.
+func aims(ctx context.Context, s stage) error {
+	_, err := publishAs(ctx, s.nc, scheduled(s.ns, "job-1", "victim"))
+	return err
+}
+
+// spying is a consumer of revocations.
+func spying(filter string) string {
+	config := `{"name":"spy","ack_policy":"none","inactive_threshold":60000000000`
+	if filter != "" {
+		config += `,"filter_subject":"` + filter + `"`
+	}
+	return `{"stream_name":"` + revokedOf + `","config":` + config + `}}`
 }
 
 // asks sends a request to JetStream's API that is granted.
@@ -184,7 +216,8 @@ func answers(subject string) func(context.Context, stage) error {
 // scene is the two queues, and one task that waits, made again before each
 // attack: the one before it may have worked.
 func (s stage) scene(ctx context.Context) error {
-	topo, err := topologyOf(s.ns, queue, "mail")
+	lanes := []wire.Lane{{Queue: queue, Priority: wire.PriorityHigh}, {Queue: "mail", Priority: wire.PriorityHigh}}
+	topo, err := topologyOf(s.ns, lanes, queue, "mail")
 	if err == nil {
 		_, err = topology.Apply(ctx, s.admin.JetStream(), topo)
 	}
@@ -201,7 +234,7 @@ func TestAttacks(t *testing.T) {
 	w := serveRoles(t, rolesIn(t, ""))
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
-			w := &world{t: t, broker: w.broker, log: w.log}
+			w := w.in(t)
 			ctx, s := w.stage(wire.DefaultNamespace, wide, "_INBOX")
 			if err := errors.Join(s.scene(ctx), a.do(ctx, s)); err != nil {
 				t.Errorf("it does not even work with all rights: %v", err)

@@ -50,7 +50,32 @@ func TestSaidAtOnce(t *testing.T) {
 			_, err := c.SendRaw(ctx, "mail", "print", []byte(`1`))
 			return err
 		}},
-		"an unknown id": {"waiter", "$JS.API.STREAM.INFO." + tasksOf, func(ctx context.Context, c *engine.Client) error {
+		"send without waiting": {"waiter", "pelton.task.default.print", func(ctx context.Context, c *engine.Client) error {
+			future, err := c.SendRawAsync(ctx, queue, "print", []byte(`1`))
+			if err == nil {
+				_, err = future.Result(ctx)
+			}
+			return err
+		}},
+		"a few":               {"waiter", "pelton.task.default.print", many(20)},
+		"many":                {"waiter", "pelton.task.default.print", many(5000)},
+		"many with their ids": {"waiter", "pelton.task.default.print", many(5000, engine.WithAllIDs())},
+		"all or none":         {"waiter", "pelton.task.default.print", many(200, engine.WithAtomic())},
+		"later": {"publisher", "$JS.API.DIRECT.GET." + resultsOf, func(ctx context.Context, c *engine.Client) error {
+			_, err := c.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithID("job-1"), engine.WithCountdown(time.Hour))
+			return err
+		}},
+		"one of many for later": {"publisher", "pelton.later.default.", func(ctx context.Context, c *engine.Client) error {
+			_, err := c.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithCountdown(time.Hour))
+			return err
+		}},
+		"many for later": {"publisher", "pelton.later.default.", many(200, engine.WithCountdown(time.Hour))},
+		"another lane":   {"publisher", "pelton.task.default_high.print", many(5000, engine.WithPriority(wire.PriorityHigh))},
+		"cancel": {"publisher", "$JS.API.", func(ctx context.Context, c *engine.Client) error {
+			_, err := c.Cancel(ctx, queue, "job-404")
+			return err
+		}},
+		"an unknown id": {"waiter", "$JS.API.STREAM.MSG.GET." + tasksOf, func(ctx context.Context, c *engine.Client) error {
 			_, err := c.Lookup(ctx, queue, "job-404")
 			return err
 		}},
@@ -81,7 +106,7 @@ func TestSaidAtOnce(t *testing.T) {
 			return engine.NewWorker(c, engine.WorkerConfig{Setup: engine.SetupOff}).Run(ctx)
 		}},
 		"to mend streams": {"worker", "$JS.API.STREAM.UPDATE.", func(ctx context.Context, c *engine.Client) error {
-			topo, err := topologyOf(wire.DefaultNamespace, queue)
+			topo, err := topologyOf(wire.DefaultNamespace, nil, queue)
 			if err == nil {
 				topo = topo.Only(func(s topology.Stream) bool { return s.Kind == topology.Results })
 				topo.Streams[0].Config.MaxMsgsPerSubject = 2 // as if the broker had another
@@ -93,7 +118,7 @@ func TestSaidAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			w := &world{t: t, broker: w.broker}
+			w := w.in(t)
 			c := w.client(wire.DefaultNamespace, w.login(tc.role, "_INBOX_"+tc.role, func(error) {}))
 			began := time.Now()
 			err := tc.ask(ctx, c)
@@ -104,6 +129,14 @@ func TestSaidAtOnce(t *testing.T) {
 				t.Errorf("it took %s", took)
 			}
 		})
+	}
+}
+
+// many sends tasks at once.
+func many(n int, with ...engine.SendOption) func(context.Context, *engine.Client) error {
+	return func(ctx context.Context, c *engine.Client) error {
+		_, err := c.SendManyRaw(ctx, queue, "print", bodies(n), with...)
+		return err
 	}
 }
 

@@ -21,6 +21,8 @@ type Config struct {
 	Namespace wire.Namespace
 	// Queues that every role may work with; "default" unless set.
 	Queues []string
+	// Lanes that these queues declare beside their plain ones; none unless set.
+	Lanes []wire.Lane
 	// Routes of ingest, which keep their ledgers apart by name; "commands"
 	// unless set.
 	Routes []string
@@ -64,13 +66,18 @@ func Roles(cfg Config) ([]Role, error) {
 			return nil, err
 		}
 	}
+	for _, lane := range cfg.Lanes {
+		if lane.Priority == wire.PriorityNone || !slices.Contains(cfg.Queues, lane.Queue) {
+			return nil, &wire.NameError{Field: "lane", Value: lane.String(), Rule: "must be one of the queues with _high or _low"}
+		}
+	}
 	for _, route := range cfg.Routes {
 		if err := wire.CheckRoute(route); err != nil {
 			return nil, err
 		}
 	}
 	roles := []Role{
-		publisher(cfg), trusted(cfg), waiter(cfg), worker(cfg), ingester(cfg), emitter(cfg), setup(cfg), janitor(cfg), observer(cfg), operator(cfg),
+		publisher(cfg), trusted(cfg), waiter(cfg), canceller(cfg), worker(cfg), beater(cfg), ingester(cfg), emitter(cfg), setup(cfg), janitor(cfg), observer(cfg), operator(cfg),
 	}
 	for i := range roles {
 		roles[i].Subscribe = append(roles[i].Subscribe, Right{roles[i].Inbox() + ".>", "answers"})
@@ -78,28 +85,96 @@ func Roles(cfg Config) ([]Role, error) {
 	return roles, nil
 }
 
-// names are the streams and subjects of one queue.
+// names are the subjects and the streams of one queue.
 type names struct {
-	ns                    wire.Namespace
-	queue                 string
-	lane                  wire.Lane
-	tasks, later, results string // streams
+	ns      wire.Namespace
+	queue   string
+	results string // stream
+	lanes   []lane // the plain one first
+	others  []lane // those that it does not declare
+}
+
+// lane is the streams and subjects of one lane.
+type lane struct {
+	wire.Lane
+	ns           wire.Namespace
+	tasks, later string // streams
 }
 
 // each gathers the rights to each queue.
 func (cfg Config) each(rights func(n names) []Right) []Right {
 	var all []Right
 	for _, queue := range cfg.Queues {
-		lane := wire.PlainLane(queue)
-		all = append(all, rights(names{
-			cfg.Namespace, queue, lane,
-			cfg.Namespace.TaskStream(lane), cfg.Namespace.LaterStream(lane), cfg.Namespace.ResultsStream(queue),
-		})...)
+		n := names{ns: cfg.Namespace, queue: queue, results: cfg.Namespace.ResultsStream(queue)}
+		for _, priority := range []wire.Priority{wire.PriorityNone, wire.PriorityHigh, wire.PriorityLow} {
+			l := wire.Lane{Queue: queue, Priority: priority}
+			with := lane{l, n.ns, n.ns.TaskStream(l), n.ns.LaterStream(l)}
+			if priority == wire.PriorityNone || slices.Contains(cfg.Lanes, l) {
+				n.lanes = append(n.lanes, with)
+			} else {
+				n.others = append(n.others, with)
+			}
+		}
+		all = append(all, rights(n)...)
 	}
 	return all
 }
 
-func (n names) task(parts string) string { return string(n.ns) + ".task." + n.queue + parts }
+// eachLane gathers the rights to each lane of each queue.
+func (cfg Config) eachLane(rights func(l lane) []Right) []Right {
+	return cfg.each(func(n names) []Right { return n.each(rights) })
+}
+
+// each gathers the rights to each lane that the queue declares.
+func (n names) each(rights func(l lane) []Right) []Right {
+	var all []Right
+	for _, l := range n.lanes {
+		all = append(all, rights(l)...)
+	}
+	return all
+}
+
+// plain is the lane that every queue has.
+func (n names) plain() lane { return n.lanes[0] }
+
+// noLanes is the right to see, by a question to the API, that the other lanes
+// are not there: who looks for something in a queue looks in every lane that it
+// could have.
+func (n names) noLanes(question string) []Right {
+	var all []Right
+	for _, l := range n.others {
+		all = append(all, Right{api + question + l.tasks, absent})
+	}
+	return all
+}
+
+const absent = "see that this lane is not there"
+
+// leader is the right to read any message of a stream from its leader, which
+// never lags.
+func leader(stream, why string) Right { return Right{api + "STREAM.MSG.GET." + stream, why} }
+
+// lookup is the right to find a task wherever it is, with its body.
+func (n names) lookup() []Right {
+	of := n.each(func(l lane) []Right {
+		return []Right{leader(l.tasks, "find a task that waits"), leader(l.later, "find one that waits for its time")}
+	})
+	return append(append(of, leader(n.results, "find a record")), n.noLanes("STREAM.MSG.GET.")...)
+}
+
+func (l lane) task(parts string) string { return string(l.ns) + ".task." + l.String() + parts }
+
+// readTask is the right to read a task by its id, which must be known.
+func (l lane) readTask(why string) Right {
+	return Right{api + "DIRECT.GET." + l.tasks + "." + l.task(".*.*"), why}
+}
+
+// readLater is the right to read a task that waits for its time by its id.
+func (l lane) readLater(why string) Right {
+	return Right{api + "DIRECT.GET." + l.later + "." + l.ns.LaterSubject(l.Lane, "*"), why}
+}
+
+func (l lane) park(why string) Right { return Right{l.ns.LaterSubject(l.Lane, "*"), why} }
 
 // records is the subject of all records.
 func (n names) records() string { return n.ns.RecordSubject(n.queue, "*") }
@@ -111,6 +186,9 @@ func (n names) readRecords() Right {
 
 func (n names) heardRecords() Right { return Right{n.ns.DoneSubject(n.queue, "*"), "hear of outcomes"} }
 
+// revoked is the subject of all revocations of the queue.
+func (n names) revoked() string { return n.ns.RevokedSubject(n.queue, "*") }
+
 // streamInfo is the right to see a stream's settings and counts.
 func streamInfo(stream string) Right {
 	return Right{api + "STREAM.INFO." + stream, "verify the stream"}
@@ -120,15 +198,37 @@ func consumerInfo(stream, durable string) Right {
 	return Right{api + "CONSUMER.INFO." + stream + "." + durable, "verify the consumer"}
 }
 
+// verify is the right to see how a lane is set up.
+func (l lane) verify() []Right {
+	return []Right{
+		streamInfo(l.tasks), streamInfo(l.later),
+		consumerInfo(l.tasks, wire.WorkersDurable), consumerInfo(l.later, wire.DueDurable),
+	}
+}
+
+const ownCopy = "know its own again when the confirmation was lost"
+
 func publisher(cfg Config) Role {
-	return Role{Name: "publisher", Does: "sends tasks", Publish: cfg.each(func(n names) []Right {
-		return []Right{{n.task(".*"), "a task"}, {n.task(".*.*"), "a task with an id"}}
+	return Role{Name: "publisher", Does: "sends tasks", Publish: cfg.eachLane(func(l lane) []Right {
+		return []Right{{l.task(".*"), "a task"}, {l.task(".*.*"), "a task with an id"}, l.readTask(ownCopy)}
 	})}
 }
 
 func trusted(cfg Config) Role {
-	later := cfg.each(func(n names) []Right { return []Right{{n.ns.LaterSubject(n.lane, "*"), "a task for later"}} })
-	return Role{Name: "trusted", Does: "sends tasks, and schedules them in the broker", Publish: append(publisher(cfg).Publish, later...)}
+	const taken = "whether an id is taken"
+	rights := cfg.each(func(n names) []Right {
+		of := n.each(func(l lane) []Right {
+			return []Right{
+				l.park("a task for later"), l.readLater(ownCopy + "; " + taken),
+				{api + "DIRECT.GET." + l.later + "." + l.ns.DueSubject(wire.Address{Lane: l.Lane, Task: "*", ID: "*"}), taken},
+			}
+		})
+		for _, l := range n.others {
+			of = append(of, l.readTask(absent))
+		}
+		return append(of, n.readRecords())
+	})
+	return Role{Name: "trusted", Does: "sends tasks, and schedules them in the broker", Publish: append(publisher(cfg).Publish, rights...)}
 }
 
 func waiter(cfg Config) Role {
@@ -139,33 +239,85 @@ func waiter(cfg Config) Role {
 	}
 }
 
+func canceller(cfg Config) Role {
+	return Role{Name: "canceller", Does: "cancels tasks and replaces those that wait for their time; sees bodies that wait", Publish: cfg.each(func(n names) []Right {
+		of := append(n.lookup(), n.readRecords(),
+			Right{n.records(), "write that a task is cancelled"},
+			Right{n.revoked(), "tell the workers"})
+		return append(of, n.each(func(l lane) []Right {
+			return []Right{
+				l.park("give a task another time"),
+				{api + "STREAM.PURGE." + l.later, "remove what waited for its time"},
+			}
+		})...)
+	})}
+}
+
 func worker(cfg Config) Role {
-	rights := []Right{streamInfo(cfg.Namespace.DeadStream())}
+	revoked := cfg.Namespace.RevokedStream()
+	rights := []Right{
+		streamInfo(cfg.Namespace.DeadStream()), streamInfo(revoked),
+		{"$JS.FC." + revoked + ".*.*", "keep up with revocations"},
+		{api + "CONSUMER.DELETE." + revoked + ".*", "listen no more"},
+	}
 	rights = append(rights, cfg.each(func(n names) []Right {
-		return []Right{
-			streamInfo(n.tasks), streamInfo(n.later), streamInfo(n.results),
-			consumerInfo(n.tasks, wire.WorkersDurable), consumerInfo(n.later, wire.DueDurable),
-			{api + "CONSUMER.MSG.NEXT." + n.tasks + "." + wire.WorkersDurable, "fetch tasks"},
-			{api + "CONSUMER.MSG.NEXT." + n.later + "." + wire.DueDurable, "fetch tasks that are due"},
-			{"$JS.ACK." + n.tasks + "." + wire.WorkersDurable + ".>", "hold them, and be done with them"},
-			{"$JS.ACK." + n.later + "." + wire.DueDurable + ".>", "the same of those that were due"},
+		of := n.each(func(l lane) []Right {
+			return append(l.verify(), []Right{
+				{api + "CONSUMER.MSG.NEXT." + l.tasks + "." + wire.WorkersDurable, "fetch tasks"},
+				{api + "CONSUMER.MSG.NEXT." + l.later + "." + wire.DueDurable, "fetch tasks that are due"},
+				{"$JS.ACK." + l.tasks + "." + wire.WorkersDurable + ".>", "hold them, and be done with them"},
+				{"$JS.ACK." + l.later + "." + wire.DueDurable + ".>", "the same of those that were due"},
+				l.park("park a retry or a delayed task"),
+			}...)
+		})
+		return append(of,
+			streamInfo(n.results),
 			n.readRecords(),
-			{n.records(), "write records"},
-			{n.ns.LaterSubject(n.lane, "*"), "park a retry or a delayed task"},
-			{n.ns.DeadSubject(n.queue, "*", "*"), "write dead letters"},
-		}
+			Right{n.records(), "write records"},
+			Right{n.ns.DeadSubject(n.queue, "*", "*"), "write dead letters"},
+			Right{api + "CONSUMER.CREATE." + revoked + ".*." + n.revoked(), "hear of revocations"},
+		)
 	})...)
 	return Role{Name: "worker", Does: "runs tasks", Publish: rights}
 }
 
+func beater(cfg Config) Role {
+	entries := cfg.Namespace.SchedulesStream()
+	rights := []Right{
+		streamInfo(entries),
+		{api + "CONSUMER.CREATE." + entries + ".*." + cfg.Namespace.ScheduleSubject(">"), "hear of changes of entries"},
+		{"$JS.FC." + entries + ".*.*", "keep up with them"},
+		{api + "CONSUMER.DELETE." + entries + ".*", "listen no more"},
+	}
+	rights = append(rights, cfg.each(func(n names) []Right {
+		plain := n.plain()
+		ledger := n.ns.LedgerSubject(plain.Lane, "beat", "*")
+		of := []Right{
+			streamInfo(plain.tasks),
+			{plain.task(".*.*"), "tasks, each with its id"},
+			{ledger, "up to where an entry is decided"},
+			{api + "DIRECT.GET." + plain.tasks + "." + ledger, "read it"},
+			{n.ns.ScheduleSubject("ledger." + n.queue + ".*"), "note that an entry has one"},
+			{api + "STREAM.PURGE." + plain.tasks, "remove old positions, and a task that is replaced"},
+			n.readRecords(),
+			{n.records(), "write that a task is replaced"},
+			{n.revoked(), "tell the workers"},
+			{api + "STREAM.PURGE." + plain.later, "remove a task that is replaced and waits for its time"},
+		}
+		return append(of, n.lookup()...)
+	})...)
+	return Role{Name: "beat", Does: "sends tasks at their times; sees bodies that wait, may empty a queue", Publish: rights}
+}
+
 func ingester(cfg Config) Role {
 	return Role{Name: "ingest", Does: "makes tasks of Kafka records", Publish: cfg.each(func(n names) []Right {
-		rights := []Right{streamInfo(n.tasks), consumerInfo(n.tasks, wire.WorkersDurable), {n.task(".*"), "tasks"}}
+		plain := n.plain()
+		rights := []Right{streamInfo(plain.tasks), consumerInfo(plain.tasks, wire.WorkersDurable), {plain.task(".*"), "tasks"}}
 		for _, route := range cfg.Routes {
-			ledger := n.ns.LedgerSubject(n.lane, route, "*", "*")
+			ledger := n.ns.LedgerSubject(plain.Lane, route, "*", "*")
 			rights = append(rights,
 				Right{ledger, "the position of route " + route},
-				Right{api + "DIRECT.GET." + n.tasks + "." + ledger, "read it"})
+				Right{api + "DIRECT.GET." + plain.tasks + "." + ledger, "read it"})
 		}
 		return rights
 	})}
@@ -197,14 +349,15 @@ func setup(cfg Config) Role {
 			{api + "CONSUMER.CREATE." + stream + "." + durable + "." + filter, "make it, mend it"},
 		}
 	}
-	rights := stream(cfg.Namespace.DeadStream())
+	rights := slices.Concat(stream(cfg.Namespace.DeadStream()), stream(cfg.Namespace.RevokedStream()), stream(cfg.Namespace.SchedulesStream()))
 	rights = append(rights, cfg.each(func(n names) []Right {
-		of := slices.Concat(stream(n.results), stream(n.later), stream(n.tasks),
-			consumer(n.later, wire.DueDurable, n.ns.DueFilter(n.lane)),
-			consumer(n.tasks, wire.WorkersDurable, n.ns.TaskFilter(n.lane)))
-		for _, priority := range []wire.Priority{wire.PriorityHigh, wire.PriorityLow} {
-			lane := wire.Lane{Queue: n.queue, Priority: priority}
-			of = append(of, Right{api + "STREAM.INFO." + n.ns.LaterStream(lane), "ids that must not be given again"})
+		of := append(stream(n.results), n.each(func(l lane) []Right {
+			return slices.Concat(stream(l.later), stream(l.tasks),
+				consumer(l.later, wire.DueDurable, n.ns.DueFilter(l.Lane)),
+				consumer(l.tasks, wire.WorkersDurable, n.ns.TaskFilter(l.Lane)))
+		})...)
+		for _, l := range n.others {
+			of = append(of, Right{api + "STREAM.INFO." + l.later, "ids that must not be given again"})
 		}
 		return of
 	})...)
@@ -214,8 +367,8 @@ func setup(cfg Config) Role {
 func janitor(cfg Config) Role {
 	return Role{Name: "janitor", Does: "trims ledgers; may empty a queue", Publish: cfg.each(func(n names) []Right {
 		return []Right{
-			{api + "STREAM.INFO." + n.tasks, "find the stream"},
-			{api + "STREAM.PURGE." + n.tasks, "remove old positions"},
+			{api + "STREAM.INFO." + n.plain().tasks, "find the stream"},
+			{api + "STREAM.PURGE." + n.plain().tasks, "remove old positions"},
 		}
 	})}
 }
@@ -224,14 +377,10 @@ func observer(cfg Config) Role {
 	rights := []Right{
 		{api + "INFO", "the account and its limits"},
 		{api + "STREAM.NAMES", "find the queues"},
-		streamInfo(cfg.Namespace.DeadStream()),
+		streamInfo(cfg.Namespace.DeadStream()), streamInfo(cfg.Namespace.RevokedStream()), streamInfo(cfg.Namespace.SchedulesStream()),
 	}
 	rights = append(rights, cfg.each(func(n names) []Right {
-		return []Right{
-			streamInfo(n.tasks), streamInfo(n.later), streamInfo(n.results),
-			consumerInfo(n.tasks, wire.WorkersDurable), consumerInfo(n.later, wire.DueDurable),
-			n.readRecords(),
-		}
+		return append(n.each(lane.verify), streamInfo(n.results), n.readRecords())
 	})...)
 	return Role{
 		Name: "observer", Does: "looks at streams, consumers and records, not at waiting bodies", Publish: rights,
@@ -249,10 +398,13 @@ func operator(cfg Config) Role {
 		Right{api + "CONSUMER.MSG.NEXT." + dead + ".*", "list dead letters"},
 		Right{api + "CONSUMER.DELETE." + dead + ".*", "list dead letters"})
 	role.Publish = append(role.Publish, cfg.each(func(n names) []Right {
-		return []Right{
-			{api + "DIRECT.GET." + n.tasks, "since when the oldest task waits"},
-			{api + "DIRECT.GET." + n.later, "the same of those that are due"},
-		}
+		of := append(n.lookup(), n.noLanes("STREAM.INFO.")...)
+		return append(of, n.each(func(l lane) []Right {
+			return []Right{
+				{api + "DIRECT.GET." + l.tasks, "since when the oldest task waits"},
+				{api + "DIRECT.GET." + l.later, "the same of those that are due"},
+			}
+		})...)
 	})...)
 	return role
 }

@@ -13,27 +13,36 @@ import (
 	"pelton/engine/wire"
 )
 
-func rolesIn(t *testing.T, ns wire.Namespace) []Role {
+func rolesIn(t *testing.T, ns wire.Namespace, lanes ...wire.Lane) []Role {
 	t.Helper()
-	roles, err := Roles(Config{Namespace: ns})
+	roles, err := Roles(Config{Namespace: ns, Lanes: lanes})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return roles
 }
 
+// oneLane is that the queue declares one of its two lanes, so that there are
+// rights of both kinds.
+var oneLane = []wire.Lane{{Queue: queue, Priority: wire.PriorityHigh}}
+
 // TestRolesWork has each role do its work with its rights.
 func TestRolesWork(t *testing.T) {
-	roles := rolesIn(t, "")
-	for i := range roles {
-		if work[roles[i].Name] == nil {
-			t.Fatalf("role %s has no work", roles[i].Name)
-		}
-	}
+	t.Run("plain lane", func(t *testing.T) { rolesWork(t) })
+	t.Run("one lane more", func(t *testing.T) { rolesWork(t, oneLane...) })
+}
+
+func rolesWork(t *testing.T, lanes ...wire.Lane) {
+	t.Helper()
+	roles := rolesIn(t, "", lanes...)
 	for _, r := range roles {
+		if work[r.Name] == nil {
+			t.Fatalf("role %s has no work", r.Name)
+		}
 		t.Run(r.Name, func(t *testing.T) {
 			t.Parallel()
 			w := serveRoles(t, roles)
+			w.lanes = lanes
 			ctx, s := w.stage(wire.DefaultNamespace, r.Name, r.Inbox())
 			if err := done(ctx, work[r.Name](ctx, s)); err != nil {
 				t.Error(err)
@@ -65,10 +74,10 @@ func TestNoRightTooMany(t *testing.T) {
 		lacked string
 	}
 	var cuts []cut
-	for i, r := range rolesIn(t, "") {
+	for i, r := range rolesIn(t, "", oneLane...) {
 		for j := range len(r.Publish) + len(r.Subscribe) {
 			ns := wire.Namespace(fmt.Sprintf("n%dx%d", i, j))
-			user := rolesIn(t, ns)[i]
+			user := rolesIn(t, ns, oneLane...)[i]
 			c := cut{ns: ns, role: r.Name, inbox: r.Inbox()}
 			if n := len(user.Publish); j < n {
 				c.lacked = "publish " + user.Publish[j].Subject
@@ -94,10 +103,11 @@ func TestNoRightTooMany(t *testing.T) {
 		}
 	}
 	w := serveRoles(t, users)
+	w.lanes = oneLane
 	for _, c := range cuts {
 		t.Run(c.role+" without "+c.lacked, func(t *testing.T) {
 			t.Parallel()
-			w := &world{t: t, broker: w.broker, log: w.log}
+			w := w.in(t)
 			ctx, s := w.stage(c.ns, c.user.Name, c.inbox)
 			err := done(ctx, work[c.role](ctx, s))
 			if err == nil {

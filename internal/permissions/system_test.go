@@ -49,7 +49,8 @@ func (y *system) as(role string) stage {
 	}
 	return stage{
 		ns: wire.DefaultNamespace, nc: y.login(role, "_INBOX_"+role, note(role)),
-		admin: y.client(wire.DefaultNamespace, y.login(wide, "_INBOX", note(wide))),
+		admin:   y.client(wire.DefaultNamespace, y.login(wide, "_INBOX", note(wide))),
+		cleanup: y.t.Cleanup,
 	}
 }
 
@@ -242,7 +243,7 @@ func (y *system) mustHaveForbiddenNothing() {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	for _, line := range append(y.log.violations(), y.forbidden...) {
-		if !strings.Contains(line, "STREAM.INFO."+tasksOf) || !strings.Contains(line, "waiter") {
+		if !strings.Contains(line, "STREAM.MSG.GET."+tasksOf) || !strings.Contains(line, "waiter") {
 			y.t.Error(line)
 		}
 	}

@@ -1,6 +1,7 @@
 package permissions
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,7 +29,9 @@ var work = map[string]func(context.Context, stage) error{
 	"publisher": publish,
 	"trusted":   publishLater,
 	"waiter":    wait,
+	"canceller": cancelTasks,
 	"worker":    runTasks,
+	"beat":      beat,
 	"ingest":    ingestRecords,
 	"emit":      emitResults,
 	"setup":     setUp,
@@ -45,21 +48,130 @@ func publish(ctx context.Context, s stage) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.SendRaw(ctx, queue, "print", []byte(`1`))
-	_, errID := c.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithID("job-1"))
-	return errors.Join(err, errID)
+	for _, p := range s.priorities() {
+		if err := errors.Join(s.publishEachWay(ctx, c, engine.WithPriority(p)), s.publishAgain(ctx, engine.WithPriority(p))); err != nil {
+			return fmt.Errorf("priority %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// publishEachWay sends tasks one by one, without waiting, and many at once.
+func (s stage) publishEachWay(ctx context.Context, c *engine.Client, with engine.SendOption) error {
+	_, err := c.SendRaw(ctx, queue, "print", []byte(`1`), with)
+	_, errID := c.SendRaw(ctx, queue, "print", []byte(`1`), with, engine.WithID("job-1"))
+	if _, again := c.SendRaw(ctx, queue, "print", []byte(`1`), with, engine.WithID("job-1")); !errors.Is(again, engine.ErrExists) {
+		errID = errors.Join(errID, fmt.Errorf("the same id again: %w", again))
+	}
+	future, errAsync := c.SendRawAsync(ctx, queue, "print", []byte(`1`), with)
+	if errAsync == nil {
+		_, errAsync = future.Result(ctx)
+	}
+	_, errFast := c.SendManyRaw(ctx, queue, "print", bodies(200), with)
+	_, errAll := c.SendManyRaw(ctx, queue, "print", bodies(200), with, engine.WithAllIDs())
+	_, errAtomic := c.SendManyRaw(ctx, queue, "print", bodies(20), with, engine.WithAtomic())
+	return errors.Join(err, errID, errAsync, errFast, errAll, errAtomic)
+}
+
+func bodies(n int) [][]byte {
+	all := make([][]byte, n)
+	for i := range all {
+		all[i] = []byte(`1`)
+	}
+	return all
+}
+
+// publishAgain sends a task with an id whose confirmation is lost.
+func (s stage) publishAgain(ctx context.Context, with ...engine.SendOption) error {
+	nc, link := s.linked()
+	c, err := engine.NewClient(nc, engine.ClientConfig{Namespace: s.ns})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.SendRaw(ctx, queue, "print", []byte(`1`), with...); err != nil { // what is made once is made
+		return err
+	}
+	lost := link.DeafenAt(`"seq":`)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-lost:
+			link.Cut()
+		case <-stop:
+		}
+	}()
+	_, err = c.SendRaw(ctx, queue, "print", []byte(`2`), append(with, engine.WithID("job-lost"))...)
+	select {
+	case <-lost:
+		return err
+	default:
+		return errors.Join(err, errors.New("no confirmation was lost"))
+	}
 }
 
 func publishLater(ctx context.Context, s stage) error {
 	if err := publish(ctx, s); err != nil {
 		return err
 	}
-	js, err := jetstream.New(s.nc)
+	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	_, err = js.PublishMsg(ctx, scheduled(s.ns, "job-2", "job-2"))
-	return err
+	for i, p := range s.priorities() {
+		with := []engine.SendOption{engine.WithPriority(p), engine.WithCountdown(time.Hour)}
+		id := engine.WithID(fmt.Sprintf("later-%d", i))
+		_, err := c.SendRaw(ctx, queue, "print", []byte(`1`), with...)
+		_, errID := c.SendRaw(ctx, queue, "print", []byte(`1`), append(with, id)...)
+		if _, again := c.SendRaw(ctx, queue, "print", []byte(`1`), append(with, id)...); !errors.Is(again, engine.ErrExists) {
+			errID = errors.Join(errID, fmt.Errorf("the same id again: %w", again))
+		}
+		_, errMany := c.SendManyRaw(ctx, queue, "print", bodies(20), with...)
+		if err := errors.Join(err, errID, errMany); err != nil {
+			return fmt.Errorf("later, priority %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// cancelTasks cancels what waits and what waits for its time, and gives that
+// another time before.
+func cancelTasks(ctx context.Context, s stage) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	for _, p := range s.priorities() {
+		waits, err := s.admin.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithPriority(p))
+		if err != nil {
+			return err
+		}
+		later, err := s.admin.SendRaw(ctx, queue, "print", []byte(`1`), engine.WithPriority(p), engine.WithCountdown(time.Hour))
+		if err != nil {
+			return err
+		}
+		_, err = c.Cancel(ctx, queue, waits.ID())
+		_, errReplace := c.Replace(ctx, queue, later.ID(), []byte(`2`), time.Now().Add(2*time.Hour))
+		_, errLater := c.Cancel(ctx, queue, later.ID())
+		if err := errors.Join(err, errReplace, errLater); err != nil {
+			return fmt.Errorf("priority %q: %w", p, err)
+		}
+		parked, err := s.stream(ctx, s.ns.LaterStream(wire.Lane{Queue: queue, Priority: p}))
+		if err == nil && parked.CachedInfo().State.Msgs != 0 {
+			err = errors.New("what was cancelled still waits for its time")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := c.Cancel(ctx, queue, "job-404"); !errors.Is(err, engine.ErrNotFound) {
+		return fmt.Errorf("an unknown id: %w", err)
+	}
+	return nil
 }
 
 // scheduled is a task that is parked under one id and becomes due as another.
@@ -146,23 +258,66 @@ func (r *running) during(ctx context.Context, do func(context.Context) error) er
 }
 
 func runTasks(ctx context.Context, s stage) error {
-	if err := s.prepare(ctx); err != nil {
+	if err := errors.Join(s.prepare(ctx), s.revokeMuch(ctx)); err != nil {
 		return err
 	}
 	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	w := engine.NewWorker(c, engine.WorkerConfig{Queues: []engine.Queue{{Name: queue, Slots: 4}}, Grace: time.Second})
-	handlers(w)
-	return start(ctx, w.Run).during(ctx, func(ctx context.Context) error {
-		return errors.Join(
-			s.send(ctx, "ok", wire.StateSucceeded),
-			s.send(ctx, "ok", wire.StateSucceeded, engine.WithID("job-1")),
-			s.send(ctx, "flaky", wire.StateSucceeded),
-			s.send(ctx, "bad", wire.StateFailed),
-		)
+	w := engine.NewWorker(c, engine.WorkerConfig{
+		Queues: []engine.Queue{{Name: queue, Slots: 4, Priorities: prioritiesOf(s.lanes, queue)}}, Grace: time.Second,
 	})
+	handlers(w)
+	runs := make(chan string, 1)
+	engine.HandleRaw(w, "long", func(ctx context.Context, m *engine.Message) ([]byte, error) {
+		runs <- m.Info.ID
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	return start(ctx, w.Run).during(ctx, func(ctx context.Context) error {
+		for _, p := range s.priorities() {
+			err := errors.Join(
+				s.send(ctx, "ok", wire.StateSucceeded, engine.WithPriority(p)),
+				s.send(ctx, "ok", wire.StateSucceeded, engine.WithPriority(p), engine.WithID("job-1"+string(p))),
+				s.send(ctx, "ok", wire.StateSucceeded, engine.WithPriority(p), engine.WithCountdown(10*time.Millisecond)),
+				s.send(ctx, "flaky", wire.StateSucceeded, engine.WithPriority(p)),
+				s.send(ctx, "bad", wire.StateFailed, engine.WithPriority(p)),
+				s.cancelLong(ctx, runs, engine.WithPriority(p)),
+			)
+			if err != nil {
+				return fmt.Errorf("priority %q: %w", p, err)
+			}
+		}
+		return nil
+	})
+}
+
+// revokeMuch fills the bucket of revocations so far that the broker waits for
+// the worker, while that reads it, to keep up.
+func (s stage) revokeMuch(ctx context.Context) error {
+	value := bytes.Repeat([]byte("x"), 600<<10)
+	for i := range 4 {
+		if _, err := s.admin.JetStream().Publish(ctx, s.ns.RevokedSubject(queue, fmt.Sprintf("gone-%d", i)), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cancelLong cancels a task that runs and does not end by itself.
+func (s stage) cancelLong(ctx context.Context, runs <-chan string, with engine.SendOption) error {
+	sent, err := s.admin.SendRaw(ctx, queue, "long", []byte(`1`), with)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-runs:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	_, err = s.admin.Cancel(ctx, queue, sent.ID())
+	return err
 }
 
 // send sends a task and waits until it has ended in a state.
@@ -203,17 +358,20 @@ func produce(ctx context.Context, brokers []string, values ...string) error {
 	return nil
 }
 
-// verify looks at the streams of one kind, as edges do before they start.
+// verify looks at the streams of one kind, those of the plain lane alone as
+// edges do before they start, or at all streams.
 func (s stage) verify(ctx context.Context, kind topology.Kind) error {
 	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	topo, err := topologyOf(s.ns, queue)
+	topo, err := topologyOf(s.ns, s.lanes, queue)
 	if err != nil {
 		return err
 	}
-	return c.Ensure(ctx, engine.SetupVerify, topo.Only(func(st topology.Stream) bool { return kind == "" || st.Kind == kind }))
+	return c.Ensure(ctx, engine.SetupVerify, topo.Only(func(st topology.Stream) bool {
+		return kind == "" || st.Kind == kind && st.Priority == wire.PriorityNone
+	}))
 }
 
 func ingestRecords(ctx context.Context, s stage) error {
@@ -298,7 +456,7 @@ func setUp(ctx context.Context, s stage) error {
 	if err != nil {
 		return err
 	}
-	topo, err := topologyOf(s.ns, queue)
+	topo, err := topologyOf(s.ns, s.lanes, queue)
 	if err != nil {
 		return err
 	}
@@ -400,6 +558,9 @@ func operate(ctx context.Context, s stage) error {
 	c, err := s.client()
 	if err != nil {
 		return err
+	}
+	if _, err := c.Lookup(ctx, queue, "job-404"); !errors.Is(err, engine.ErrNotFound) {
+		return fmt.Errorf("an unknown id: %w", err)
 	}
 	status, err := c.QueueStatus(ctx, queue)
 	if err == nil && status.Dead != 1 {

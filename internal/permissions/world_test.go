@@ -3,6 +3,7 @@ package permissions
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,6 +42,15 @@ type world struct {
 	t      *testing.T
 	broker *enginetest.Broker
 	log    *serverLog
+	lanes  []wire.Lane // of all queues, beside the plain ones
+}
+
+// in is the world for another test.
+func (w *world) in(t *testing.T) *world {
+	t.Helper()
+	other := *w
+	other.t = t
+	return &other
 }
 
 // serve starts a broker with a configuration.
@@ -95,8 +105,26 @@ func (l *serverLog) violations() []string {
 // login connects as a user. What the broker forbids it goes to forbidden.
 func (w *world) login(user, inbox string, forbidden func(error)) *nats.Conn {
 	w.t.Helper()
-	return w.broker.Conn(nats.UserInfo(user, password(user)), nats.CustomInboxPrefix(inbox), nats.MaxReconnects(-1),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { forbidden(err) }))
+	return w.broker.Conn(as(user, inbox, forbidden)...)
+}
+
+// loginBy connects as a user by way of a link.
+func (w *world) loginBy(link *enginetest.Link, user, inbox string, forbidden func(error)) *nats.Conn {
+	w.t.Helper()
+	nc, err := nats.Connect(link.URL(), as(user, inbox, forbidden)...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(nc.Close)
+	return nc
+}
+
+func as(user, inbox string, forbidden func(error)) []nats.Option {
+	return []nats.Option{
+		nats.UserInfo(user, password(user)), nats.CustomInboxPrefix(inbox), nats.Timeout(10 * time.Second),
+		nats.MaxReconnects(-1), nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { forbidden(err) }),
+	}
 }
 
 // stage is where a role does its work: its own connection, and a client that
@@ -105,6 +133,12 @@ type stage struct {
 	ns    wire.Namespace
 	nc    *nats.Conn
 	admin *engine.Client
+	// lanes that the queues declare.
+	lanes []wire.Lane
+	// linked is another connection of the role's, by way of a link.
+	linked func() (*nats.Conn, *enginetest.Link)
+	// cleanup has something done when the test has ended.
+	cleanup func(func())
 }
 
 // stage is one in a namespace of its own. Its context ends with the first thing
@@ -115,8 +149,19 @@ func (w *world) stage(ns wire.Namespace, user, inbox string) (context.Context, s
 	w.t.Cleanup(cancel)
 	ctx, forbid := context.WithCancelCause(ctx)
 	w.t.Cleanup(func() { forbid(nil) })
-	s := stage{ns: ns, nc: w.login(user, inbox, func(err error) { forbid(err) }), admin: w.client(ns, w.login(wide, "_INBOX", func(err error) { forbid(err) }))}
+	refused := func(err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			forbid(err)
+		}
+	}
+	s := stage{ns: ns, nc: w.login(user, inbox, refused), admin: w.client(ns, w.login(wide, "_INBOX", refused)), lanes: w.lanes, cleanup: w.t.Cleanup}
 	context.AfterFunc(ctx, s.nc.Close)
+	s.linked = func() (*nats.Conn, *enginetest.Link) {
+		link := w.broker.Link()
+		nc := w.loginBy(link, user, inbox, refused)
+		context.AfterFunc(ctx, nc.Close)
+		return nc, link
+	}
 	return ctx, s
 }
 
@@ -130,23 +175,43 @@ func (w *world) client(ns wire.Namespace, nc *nats.Conn) *engine.Client {
 	return c
 }
 
-// client is the role's.
+// client is the role's. It closes when the test has ended.
 func (s stage) client() (*engine.Client, error) {
-	return engine.NewClient(s.nc, engine.ClientConfig{Namespace: s.ns})
+	c, err := engine.NewClient(s.nc, engine.ClientConfig{Namespace: s.ns})
+	if err == nil {
+		s.cleanup(c.Close)
+	}
+	return c, err
 }
 
-// topology is one queue with a short lease.
-func topologyOf(ns wire.Namespace, queues ...string) (topology.Topology, error) {
+// topologyOf is queues with a short lease, and with those of the lanes that are
+// theirs.
+func topologyOf(ns wire.Namespace, lanes []wire.Lane, queues ...string) (topology.Topology, error) {
 	cfg := topology.Config{Namespace: ns}
 	for _, name := range queues {
-		cfg.Queues = append(cfg.Queues, topology.Queue{Name: name, AckWait: 2 * time.Second})
+		cfg.Queues = append(cfg.Queues, topology.Queue{Name: name, AckWait: 2 * time.Second, Priorities: prioritiesOf(lanes, name)})
 	}
 	return topology.New(cfg)
 }
 
+func prioritiesOf(lanes []wire.Lane, queue string) []wire.Priority {
+	var priorities []wire.Priority
+	for _, l := range lanes {
+		if l.Queue == queue {
+			priorities = append(priorities, l.Priority)
+		}
+	}
+	return priorities
+}
+
+// priorities are those of all lanes of the default queue, the plain one first.
+func (s stage) priorities() []wire.Priority {
+	return append([]wire.Priority{wire.PriorityNone}, prioritiesOf(s.lanes, engine.DefaultQueue)...)
+}
+
 // prepare makes the default queue.
 func (s stage) prepare(ctx context.Context) error {
-	topo, err := topologyOf(s.ns, engine.DefaultQueue)
+	topo, err := topologyOf(s.ns, s.lanes, engine.DefaultQueue)
 	if err == nil {
 		_, err = topology.Apply(ctx, s.admin.JetStream(), topo)
 	}

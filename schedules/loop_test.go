@@ -1,0 +1,320 @@
+package schedules
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+
+	"pelton/engine"
+	"pelton/engine/wire"
+)
+
+// What is sent and what is skipped after an hour in which no beat ran.
+func TestCatchUpAfterAnHour(t *testing.T) {
+	// Due at each full minute. The first beat decides one of them, the second
+	// begins an hour later: sixty are missed, the newest of which is 40 s old.
+	tests := map[string]string{
+		"none":       "catch_up:60",
+		"one":        "catch_up:59 fired:1",
+		"all":        "fired:60",
+		"all(10,2h)": "fired:10 catch_up:50",
+		// Those that are older than the age are skipped, however many may be sent.
+		"all(20,30m)": "catch_up:30 fired:20 catch_up:10",
+	}
+	for policy, want := range tests {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			e := printEvery("minute", time.Minute)
+			var err error
+			if e.CatchUp, err = ParseCatchUp(policy); err != nil {
+				t.Fatal(err)
+			}
+			w.put(e)
+			clock := clockwork.NewFakeClockAt(time.Now().Add(-3 * time.Hour).Truncate(time.Minute).Add(40 * time.Second))
+			first := w.run(Config{}, withClock(clock))
+			w.decided("default", "minute", func(p position) bool { return !p.Last.IsZero() })
+			clock.Advance(25 * time.Second)
+			if o := first.next(t); o.Outcome != Fired {
+				t.Errorf("on time: %+v", o)
+			}
+			first.end(t)
+
+			clock.Advance(time.Hour + 35*time.Second)
+			second := w.run(Config{}, withClock(clock))
+			var outcomes []string
+			for range 60 {
+				outcomes = append(outcomes, second.next(t).Outcome)
+			}
+			second.end(t)
+			if got := runsOf(outcomes); got != want {
+				t.Errorf("decided %s, want %s", got, want)
+			}
+			fired, skipped := w.whole("minute", "default", time.Minute)
+			if sent := strings.Count(strings.Join(outcomes, " "), Fired); fired != sent+1 || skipped != 60-sent {
+				t.Errorf("stored %d, in the ledger as skipped %d, of %s", fired, skipped, want)
+			}
+		})
+	}
+}
+
+// A large standstill with large bodies, in one batch.
+func TestStandstillOfLargeEntries(t *testing.T) {
+	w := newWorld(t)
+	e := printEvery("large", time.Second)
+	e.CatchUp = CatchUp{Policy: CatchUpAll, Max: mostCatchUpMax, MaxAge: time.Hour}
+	e.Body = fmt.Appendf(nil, "%q", bytes.Repeat([]byte("x"), 15<<10))
+	s := w.put(e)
+	now := time.Now().Truncate(time.Second)
+	w.seed(s, now.Add(-time.Hour))
+	turn, err := w.keeper(s).look(t.Context(), now, false)
+	if err != nil || len(turn.done) != 3600 {
+		t.Fatalf("%d were decided, %v", len(turn.done), err)
+	}
+	if fired, skipped := w.whole("large", "default", time.Second); fired < mostCatchUpMax || fired+skipped != 3600 {
+		t.Errorf("%d were sent, %d skipped", fired, skipped)
+	}
+}
+
+// runsOf tells a list as a:3 b:1.
+func runsOf(list []string) string {
+	var out []string
+	for i := 0; i < len(list); {
+		n := 1
+		for i+n < len(list) && list[i+n] == list[i] {
+			n++
+		}
+		out = append(out, list[i]+":"+strconv.Itoa(n))
+		i += n
+	}
+	return strings.Join(out, " ")
+}
+
+// works is a worker whose tasks take longer than their interval.
+type works struct {
+	mu        sync.Mutex
+	now, most int
+	revoked   chan string // ids of the tasks whose handler was told
+}
+
+const longTask = 2500 * time.Millisecond
+
+func (w *world) works() *works {
+	w.Helper()
+	seen := &works{revoked: make(chan string, 1000)}
+	w.handle(func(ctx context.Context) error {
+		seen.begin()
+		defer seen.end()
+		err := pause(ctx, longTask)
+		if errors.Is(err, engine.ErrRevoked) {
+			info, _ := engine.InfoFrom(ctx)
+			seen.revoked <- info.ID
+		}
+		return err
+	})
+	return seen
+}
+
+// handle runs a worker until the test ends.
+func (w *world) handle(f func(context.Context) error) {
+	w.Helper()
+	worker := engine.NewWorker(w.client(), engine.WorkerConfig{Queues: []engine.Queue{{Name: "default", Slots: 32}}, Grace: time.Second})
+	engine.HandleRaw(worker, "print", func(ctx context.Context, _ *engine.Message) ([]byte, error) {
+		return []byte("null"), f(ctx)
+	})
+	ctx, cancel := context.WithCancel(context.WithoutCancel(w.Context()))
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx) }()
+	w.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.Errorf("worker: %v", err)
+		}
+	})
+}
+
+func (s *works) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now++
+	s.most = max(s.most, s.now)
+}
+
+func (s *works) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now--
+}
+
+// atOnce is how many tasks ran together at most.
+func (s *works) atOnce() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
+}
+
+// Tasks that take longer than the interval of their entry, with a worker.
+func TestOverlapOfLongTasks(t *testing.T) {
+	start := func(t *testing.T, policy Overlap) (*world, *works, *running) {
+		t.Helper()
+		t.Parallel()
+		w := newWorld(t)
+		seen := w.works()
+		e := printEvery("long", time.Second)
+		e.Overlap = policy
+		w.put(e)
+		return w, seen, w.run(Config{})
+	}
+	t.Run("queue", func(t *testing.T) {
+		w, seen, b := start(t, OverlapQueue)
+		w.decided("default", "long", func(p position) bool { return p.Counts[Fired] >= 5 })
+		b.end(t)
+		if p := w.position("default", "long"); p.Counts[SkipOverlap] > 0 || seen.atOnce() < 2 {
+			t.Errorf("counts %v, %d at once", p.Counts, seen.atOnce())
+		}
+	})
+	t.Run("skip", func(t *testing.T) {
+		w, seen, b := start(t, OverlapSkip)
+		w.decided("default", "long", func(p position) bool { return p.Counts[Fired] >= 3 })
+		b.end(t)
+		if p := w.position("default", "long"); p.Counts[SkipOverlap] < 4 || seen.atOnce() != 1 {
+			t.Errorf("counts %v, %d at once", p.Counts, seen.atOnce())
+		}
+	})
+	t.Run("replace", func(t *testing.T) {
+		w, seen, b := start(t, OverlapReplace)
+		var fired []string
+		for len(fired) < 4 {
+			if o := b.next(t); o.Outcome == Fired {
+				fired = append(fired, o.ID)
+			}
+		}
+		if err := w.store.Remove(t.Context(), "long"); err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]bool{}
+		for len(told) < 3 {
+			select {
+			case id := <-seen.revoked:
+				told[id] = true
+			case <-time.After(patience):
+				t.Fatalf("only the handlers of %v were told", told)
+			}
+		}
+		for _, id := range fired[:3] {
+			r := w.record(id, func(r *engine.Record) bool { return r.State.Terminal() })
+			if r.State != wire.StateRevoked {
+				t.Errorf("the one before is %s, want it revoked", r.State)
+			}
+			if !told[id] {
+				t.Errorf("the handler of %s was not told", id)
+			}
+		}
+	})
+}
+
+// record waits for the record of a task in the default queue.
+func (w *world) record(id string, ok func(*engine.Record) bool) *engine.Record {
+	w.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		r, err := w.c.Record(w.Context(), "default", id)
+		if err == nil && ok(r) {
+			return r
+		}
+		if time.Now().After(deadline) {
+			w.Fatalf("task %s: the record stays %+v, %v", id, r, err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// A change in the bucket, made by hand, is obeyed a second later.
+func TestChangeTakesEffect(t *testing.T) {
+	w := newWorld(t)
+	w.put(printEvery("ping", time.Second))
+	b := w.run(Config{})
+	b.next(t)
+	changed := time.Now()
+	if _, err := w.store.kv.PutString(t.Context(), "ping", `{"every":"1s","task":"echo"}`); err != nil {
+		t.Fatal(err)
+	}
+	o := b.next(t)
+	for ; o.Task != "echo"; o = b.next(t) {
+	}
+	if late := o.Nominal.Sub(changed); late > 2*time.Second {
+		t.Errorf("the first by the new definition was due %s after the change", late)
+	}
+	if err := w.store.kv.Delete(t.Context(), "ping"); err != nil {
+		t.Fatal(err)
+	}
+	removed := time.Now()
+	w.decided("default", "ping", func(p position) bool { return p.Closed == closedRemoved })
+	if took := time.Since(removed); took > time.Second {
+		t.Errorf("the removed entry was closed after %s", took)
+	}
+}
+
+// set is a clock that somebody sets.
+type set struct {
+	clockwork.Clock
+	mu *sync.Mutex
+	by *time.Duration
+}
+
+func newSet() set { return set{clockwork.NewRealClock(), new(sync.Mutex), new(time.Duration)} }
+
+func (s set) Now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Clock.Now().Add(*s.by)
+}
+
+func (s set) put(by time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*s.by = by
+}
+
+// The clock of the machine is set while a beat runs: forward, and nothing fires
+// before its time; back, and nothing fires again.
+func TestClockIsSet(t *testing.T) {
+	w := newWorld(t)
+	w.put(printEvery("ping", time.Second))
+	clock := newSet()
+	b := w.run(Config{}, withClock(clock))
+	b.next(t)
+	for _, by := range []time.Duration{time.Hour, -time.Hour, 0} {
+		clock.put(by)
+		switch {
+		case by < 0:
+			// Nothing is due until the clock has come to where it was: another
+			// entry, which is new, tells that the beat goes on.
+			w.put(printEvery("other", time.Second))
+			for range 2 {
+				for o := b.next(t); o.Entry != "other"; o = b.next(t) {
+				}
+			}
+		default:
+			o := b.next(t)
+			for ; o.Entry != "ping"; o = b.next(t) {
+			}
+			if early := time.Until(o.Nominal); early > ahead+500*time.Millisecond {
+				t.Errorf("clock set by %s: fired %s before its time", by, early)
+			}
+		}
+	}
+	for range 3 {
+		b.next(t)
+	}
+	b.end(t)
+	w.whole("ping", "default", time.Second)
+}

@@ -106,7 +106,7 @@ func (x *trouble) stop(i int) {
 	x.w.Helper()
 	p := x.beats[i]
 	p.signal(x.w.T, syscall.SIGSTOP)
-	x.stopped.Store(int32(i) + 1) //nolint:gosec // one of three
+	x.stopped.Store(int32(i) + 1)
 	x.stops++
 	x.resumed.Go(func() {
 		<-time.After(stoppedFor)

@@ -79,7 +79,7 @@ func loadZone(name string) (*time.Location, error) {
 }
 
 func unknownZone(name string, files map[string]*zip.File) error {
-	rule := "must be a zone of the IANA database, as Europe/Berlin"
+	const rule = "must be a zone of the IANA database, as Europe/Berlin"
 	for known := range files {
 		if strings.EqualFold(known, name) {
 			return &wire.NameError{Field: "zone", Value: name, Rule: rule + "; did you mean " + known + "?"}

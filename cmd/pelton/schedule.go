@@ -253,7 +253,7 @@ refused with exit code 7 unless --replace is given.`,
 	flags.StringVar(&f.entry.Start, "start", "", "`TIME` from which it is due, and from which --every counts")
 	flags.StringVar(&f.entry.End, "end", "", "`TIME` after which it is due no more")
 	flags.StringVar(&f.entry.Jitter, "jitter", "", "`DURATION` by which it may run later, another one each time")
-	flags.StringVar(&f.entry.CatchUp, "catch-up", "", "what is sent that was due while no beat ran: `POLICY` none, one or all")
+	flags.StringVar(&f.entry.CatchUp, "catch-up", "", "what is sent that was due while no beat ran: `POLICY` none, one, all or all(10,1h)")
 	flags.StringVar((*string)(&f.entry.Overlap), "overlap", "", "what becomes of it while the one before runs: `POLICY` skip, queue or replace")
 	flags.StringVar(&f.entry.Expires, "expires", "", "`DURATION` after which it does not run any more")
 	flags.StringVar(&f.entry.Queue, "queue", "", "`QUEUE` to send to")
@@ -261,6 +261,9 @@ refused with exit code 7 unless --replace is given.`,
 	flags.StringArrayVarP(&f.headers, "header", "H", nil, "header `NAME=VALUE` for the handler")
 	flags.BoolVar(&f.replace, "replace", false, "replace an entry of this name")
 	flags.Lookup("queue").DefValue = engine.DefaultQueue
+	flags.Lookup("catch-up").DefValue = string(schedules.CatchUpOne)
+	flags.Lookup("overlap").DefValue = string(schedules.OverlapQueue)
+	flags.Lookup("zone").DefValue = "UTC"
 	return a.scheduleCommand(cmd, func(args []string) (schedulesAsk, error) {
 		entry, err := a.entryOf(f, args)
 		if err != nil {

@@ -97,8 +97,11 @@ func TestScheduleBadInput(t *testing.T) {
 		{[]string{"add", "a", "--cron", "@daily", "--zone", "Europe/Berlim", "print"}, exitUsage, `entry a: zone "Europe/Berlim": must be a zone of the IANA database, as Europe/Berlin`},
 		{[]string{"add", "a", "--every", "0s", "print"}, exitUsage, `entry a: every "0s": must be whole seconds, from 1s to a year (8760h)`},
 		{[]string{"add", "a", "--every", "-5s", "print"}, exitUsage, `entry a: every "-5s": must be whole seconds, from 1s to a year (8760h)`},
-		{[]string{"add", "a", "--every", "1m", "--start", "2030-01-02T00:00:00Z", "--end", "2030-01-01T00:00:00Z", "print"}, exitUsage,
-			`entry a: end "2030-01-01T00:00:00Z": must not be before start, 2030-01-02T00:00:00Z`},
+		{
+			[]string{"add", "a", "--every", "1m", "--start", "2030-01-02T00:00:00Z", "--end", "2030-01-01T00:00:00Z", "print"},
+			exitUsage,
+			`entry a: end "2030-01-01T00:00:00Z": must not be before start, 2030-01-02T00:00:00Z`,
+		},
 		{[]string{"add", "a", "--every", "1m", "--at", "2030-01-02T00:00:00Z", "print"}, exitUsage, `entry a: every, cron, at: only one of them may be given`},
 		{[]string{"add", "a", "print"}, exitUsage, `entry a: every, cron, at: one of them must be given`},
 		{[]string{"add", "a", "--every", "1m", "--catch-up", "some", "print"}, exitUsage, `entry a: catch_up "some": must be none, one, all, or all(10,1h)`},

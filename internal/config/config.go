@@ -174,8 +174,8 @@ type Entry struct {
 	Start   string            `koanf:"start" doc:"Time from which it is due, and from which every counts."`
 	End     string            `koanf:"end" doc:"Time after which it is due no more."`
 	Jitter  time.Duration     `koanf:"jitter" doc:"Up to how much later the task runs, another wait for each occurrence."`
-	CatchUp string            `koanf:"catch_up" doc:"What is sent that was due while no beat ran: none, one (the newest) or all."`
-	Overlap string            `koanf:"overlap" doc:"What becomes of an occurrence while the one before waits or runs: skip, queue or replace."`
+	CatchUp string            `koanf:"catch_up" doc:"What is sent that was due while no beat ran: none, one (the newest; the default), all, or all(10,1h), at most ten of the last hour."`
+	Overlap string            `koanf:"overlap" doc:"What becomes of an occurrence while the one before waits or runs: skip, queue (the default) or replace."`
 	Paused  bool              `koanf:"paused" doc:"Skip what is due."`
 	Task    string            `koanf:"task" doc:"Task to send."`
 	Queue   string            `koanf:"queue" doc:"Queue to send to; default by default."`

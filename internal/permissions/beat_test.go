@@ -19,11 +19,7 @@ func beat(ctx context.Context, s stage) error {
 	if err := errors.Join(s.prepare(ctx), s.scheduleMuch(ctx)); err != nil {
 		return err
 	}
-	stop, err := s.slowWorker(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
+	defer s.slowWorker(ctx)()
 	c, err := s.client()
 	if err != nil {
 		return err
@@ -85,7 +81,7 @@ func (s stage) watchBeat(ctx context.Context, fired <-chan schedules.Occurrence)
 }
 
 // slowWorker works the queue with all rights.
-func (s stage) slowWorker(ctx context.Context) (stop func(), err error) {
+func (s stage) slowWorker(ctx context.Context) (stop func()) {
 	w := engine.NewWorker(s.admin, engine.WorkerConfig{Queues: []engine.Queue{{Name: queue, Slots: 8, Priorities: prioritiesOf(s.lanes, queue)}}, Grace: time.Second})
 	handlers(w)
 	engine.HandleRaw(w, "long", func(ctx context.Context, _ *engine.Message) ([]byte, error) {
@@ -93,7 +89,7 @@ func (s stage) slowWorker(ctx context.Context) (stop func(), err error) {
 		return nil, context.Cause(ctx)
 	})
 	running := start(ctx, w.Run)
-	return func() { _ = running.stop() }, nil
+	return func() { _ = running.stop() }
 }
 
 // scheduleMuch fills the bucket of entries so far that the broker waits for the

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pelton/internal/config"
+	"pelton/internal/connect"
 )
 
 func (a *app) config() *cobra.Command {
@@ -103,8 +104,16 @@ Exit code 2 means that a command would not start with them.`,
 	}
 	part := addPartFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		warnings, errs := config.Check(a.options(cmd, parts[part.word]))
+		opts := a.options(cmd, parts[part.word])
+		warnings, errs := config.Check(opts)
 		a.warn(warnings)
+		if len(errs) == 0 {
+			cfg, err := config.Load(opts)
+			if err != nil {
+				return err // the files have changed meanwhile
+			}
+			errs = append(a.checkLogs(cfg), a.checkConnections(cfg)...)
+		}
 		if len(errs) == 0 {
 			_, err := fmt.Fprintln(a.stdout, "the settings are right")
 			return err
@@ -115,6 +124,17 @@ Exit code 2 means that a command would not start with them.`,
 		return errs[len(errs)-1]
 	}
 	return cmd
+}
+
+// checkConnections reads the files that connections need, and opens none.
+func (a *app) checkConnections(cfg *config.Config) (errs []error) {
+	if _, err := connect.FromSettings(cfg, a.env, connect.Client); err != nil {
+		errs = append(errs, err)
+	}
+	if _, _, err := connect.Kafka(cfg, quiet("kafka")); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
 }
 
 func (a *app) configExample() *cobra.Command {

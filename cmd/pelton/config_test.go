@@ -100,6 +100,41 @@ func TestConfigCheck(t *testing.T) {
 	}
 }
 
+// What keeps a role from opening its logs or its connections is a mistake of the
+// settings, too.
+func TestConfigCheckOfFiles(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ name, yaml, python, want string }{
+		{"right", "log: {levels: {kafka: debug}}", `{"version":1}`, ""},
+		{"component", "log: {levels: {kafak: debug}}", "", "pelton.yaml:1: log.levels.kafak is unknown, did you mean log.levels.kafka?"},
+		{"named", "log: {import: none.json}", "", "none.json: must be a file that can be read"},
+		{"credentials", "nats: {creds_file: none.creds}", "", "pelton.yaml:1: nats.creds_file must name a file"},
+		{"context", "nats: {context: mine}", "", "pelton.yaml:1: nats.context needs XDG_CONFIG_HOME or HOME"},
+		{"certificate", "kafka: {tls: {ca_file: none.pem}}", "", "pelton.yaml:1: kafka.tls.ca_file must name a"},
+		{"commands of a terminal", `log: {import: "none\n\e[2J.json"}`, "", "none; \ufffd[2J.json: must be a file that can be read"},
+		{"found", "", `{"version":2}`, foundLogging + ": version must be 1, got 2"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			writeFile(t, dir, "pelton.yaml", tc.yaml+"\n")
+			if tc.python != "" {
+				writeFile(t, dir, foundLogging, tc.python)
+			}
+			got := runAt(t.Context(), dir, nil, "config", "check")
+			if tc.want == "" {
+				if got.code != exitOK {
+					t.Errorf("exit code %d: %s", got.code, got.stderr)
+				}
+				return
+			}
+			if got.code != exitUsage || !strings.Contains(got.stderr, tc.want) || strings.Count(got.stderr, "\n") != 1 {
+				t.Errorf("exit code %d: %s", got.code, got.stderr)
+			}
+		})
+	}
+}
+
 func TestConfigExample(t *testing.T) {
 	t.Parallel()
 	got := runIn(t.Context(), nil, strings.NewReader(""), "config", "example")

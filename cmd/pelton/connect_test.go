@@ -101,16 +101,22 @@ func (w *world) startHanging(args ...string) *hanging {
 	return h
 }
 
+// listens waits until the role hears.
+func (h *hanging) listens() {
+	h.t.Helper()
+	select {
+	case <-h.listening:
+	case <-testContext(h.t).Done():
+		h.t.Fatalf("nobody listens: %s", h.stderr.String())
+	}
+}
+
 // hangup sends one and waits for a line. The environment is what the role finds
 // when it reads its settings again.
 func (h *hanging) hangup(line string, env ...string) {
 	h.t.Helper()
+	h.listens()
 	ctx := testContext(h.t)
-	select {
-	case <-h.listening:
-	case <-ctx.Done():
-		h.t.Fatalf("nobody listens: %s", h.stderr.String())
-	}
 	h.app.env = append(slices.Clip(h.app.env), env...)
 	select {
 	case h.hups <- syscall.SIGHUP:
@@ -138,6 +144,24 @@ func TestHangupReloadsTheSettings(t *testing.T) {
 	told := worker.stderr.String()
 	if strings.Contains(told, "canary") || strings.Count(told, `"ERROR"`) != 1 || !strings.Contains(told, "PELTON_LOG__LEVEL: log.level must be") {
 		t.Errorf("it tells a secret, or not one clear error: %s", told)
+	}
+}
+
+// The levels of an imported file are levels of the log, too.
+func TestHangupReloadsTheLoggingFile(t *testing.T) {
+	w := newWorld(t)
+	w.ok("setup", "apply")
+	dir := t.TempDir()
+	file := filepath.Join(dir, foundLogging)
+	writeFile(t, dir, foundLogging, `{"version":1,"root":{"level":"ERROR"}}`)
+	worker := w.startHanging("worker", "--log-format", "json", "--logging-config", file)
+	worker.listens() // it has read the file
+	writeFile(t, dir, foundLogging, `{"version":2}`)
+	worker.hangup("version must be 1, got 2")
+	writeFile(t, dir, foundLogging, `{"version":1,"root":{"level":"INFO"}}`)
+	worker.hangup(`"reloaded: log levels and certificates"`)
+	if code := worker.stop(); code != exitOK || strings.Contains(worker.stderr.String(), "worker started") {
+		t.Errorf("exit code %d: %s", code, worker.stderr.String())
 	}
 }
 

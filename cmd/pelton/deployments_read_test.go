@@ -437,12 +437,19 @@ var cliArgs = regexp.MustCompile(`\{\{\.CLI_ARGS(?: \| default "([^"]*)")?\}\}`)
 func (d *deployments) taskfile() {
 	const where = "Taskfile.yml"
 	var file struct {
-		Tasks map[string]struct{ Cmds []any }
+		Dotenv []string
+		Tasks  map[string]struct {
+			Cmds   []any
+			Dotenv []string
+		}
 	}
 	if err := yaml.Unmarshal([]byte(d.text(where)), &file); err != nil {
 		d.fail(where, "%v", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(file.Tasks)) {
+		if len(file.Dotenv)+len(file.Tasks[name].Dotenv) > 0 {
+			d.fail(where+": "+name, "dotenv lifts .env over .env.<environment>, pelton reads it itself")
+		}
 		for _, cmd := range file.Tasks[name].Cmds {
 			text, _ := cmd.(string)
 			if command, ok := strings.CutPrefix(text, "go run ./cmd/pelton "); ok {

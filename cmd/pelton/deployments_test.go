@@ -71,6 +71,8 @@ func TestDeploymentsMisfitsAreFound(t *testing.T) {
 		{"deployments/kubernetes/configmap.yaml", "max_pending:", "max_pendig:", "MAX_PENDIG"},
 		{"deployments/kubernetes/configmap.yaml", "grace: 25s", "grace: 50s", "killed after 40s"},
 		{"Taskfile.yml", "edge emit", "edge omit", "omit"},
+		{"Taskfile.yml", "  emit:\n", "  emit:\n    dotenv: [.env]\n", "dotenv"},
+		{"Taskfile.yml", "version: \"3\"\n", "version: \"3\"\ndotenv: [.env]\n", "dotenv"},
 		{"README.md", "pelton worker --queues", "pelton worker --queus", "--queus"},
 		{"docs/operations.md", "pelton setup plan --exit-code", "pelton setup plan --exit", "--exit"},
 		{"docs/operations.md", "PELTON_TELEMETRY__ADDR", "PELTON_TELEMETRY__HOST", "PELTON_TELEMETRY__HOST"},

@@ -29,13 +29,31 @@ func (a *app) logs(cfg *config.Config) (*logging.Logs, error) { return a.openLog
 
 // roleLogs opens those of a role, which looks for a file beside it, too.
 func (a *app) roleLogs(cfg *config.Config) (*logging.Logs, error) {
+	return a.openLogs(cfg, a.roleLogging(cfg))
+}
+
+// roleLogging is the file that a role imports: the one that is named, or else
+// the one in its working folder.
+func (a *app) roleLogging(cfg *config.Config) string {
 	if cfg.Log.Import != "" || a.dir == "" {
-		return a.logs(cfg)
+		return cfg.Log.Import
 	}
 	if _, err := os.Stat(filepath.Join(a.dir, foundLogging)); errors.Is(err, fs.ErrNotExist) {
-		return a.logs(cfg)
+		return ""
 	}
-	return a.openLogs(cfg, foundLogging)
+	return foundLogging
+}
+
+// checkLogs finds what would keep a role from opening its logs, but for what
+// only opening them tells.
+func (a *app) checkLogs(cfg *config.Config) (errs []error) {
+	if _, _, err := logLevels(cfg); err != nil {
+		errs = append(errs, err)
+	}
+	if _, err := a.python(a.roleLogging(cfg)); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
 }
 
 func (a *app) openLogs(cfg *config.Config, file string) (*logging.Logs, error) {
@@ -48,19 +66,29 @@ func (a *app) openLogs(cfg *config.Config, file string) (*logging.Logs, error) {
 		Format: logging.Format(cfg.Log.Format), FormatGiven: cfg.IsSet("log.format"),
 		NoColor: a.noColor(), Folder: a.dir, Stdout: a.stdout,
 	}
-	if file != "" {
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(a.dir, file)
-		}
-		if opts.Python, err = logging.ReadPython(file); err != nil {
-			return nil, &usageError{err: err}
-		}
+	if opts.Python, err = a.python(file); err != nil {
+		return nil, err
 	}
 	logs, err := logging.Open(a.stderr, opts)
 	if err != nil {
 		return nil, &usageError{err: err}
 	}
 	return logs, nil
+}
+
+// python reads a file to import; "" is none.
+func (a *app) python(file string) (*logging.Python, error) {
+	if file == "" {
+		return nil, nil //nolint:nilnil // the logs take nil for no file
+	}
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(a.dir, file)
+	}
+	p, err := logging.ReadPython(file)
+	if err != nil {
+		return nil, &usageError{err: err}
+	}
+	return p, nil
 }
 
 // logLevels reads the levels of the settings, for the start and for a reload.

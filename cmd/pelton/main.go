@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 )
 
@@ -58,7 +57,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		err = &usageError{err: err, help: cmd.CommandPath() + " --help"}
 	}
 	if err != nil {
-		a.say("%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		a.say("%v", err)
 	}
 	return exitCode(err)
 }

@@ -23,7 +23,7 @@ role, with just the rights that it needs. No broker is asked.
 The passwords are variables of the environment of nats-server, such as
 NATS_WORKER_PASSWORD; each user hears answers only below _INBOX_<user>.`,
 		Example: `  pelton setup permissions > permissions.conf
-  pelton setup permissions --queues default,mail --lanes mail_high --routes commands,orders`,
+  pelton setup permissions --queues default,mail --lanes mail_high --routes orders`,
 		Args: takes(),
 	}
 	queues := cmd.Flags().StringSlice("queues", nil, "`QUEUES` by comma; those that are configured, else default, unless given")

@@ -87,7 +87,7 @@ func (a *app) reload(current *config.Config, logs *logging.Logs) *config.Config 
 	defer health.FindSystemd(a.env).Reloading()()
 	next, err := a.again()
 	if err == nil {
-		err = relevel(next, logs)
+		err = a.relevel(next, logs)
 	}
 	if err != nil {
 		log.Error("settings are not reloaded, the old ones stay", "err", err)
@@ -111,13 +111,19 @@ func (a *app) reload(current *config.Config, logs *logging.Logs) *config.Config 
 	return &in
 }
 
-// relevel takes over the levels of the settings, and opens the files of the log
-// anew: whoever rotates them tells it by the same signal.
-func relevel(cfg *config.Config, logs *logging.Logs) error {
+// relevel takes over the levels of the settings and of the imported file, and
+// opens the files of the log anew: whoever rotates them tells it by the same
+// signal.
+func (a *app) relevel(cfg *config.Config, logs *logging.Logs) error {
 	root, levels, err := logLevels(cfg)
 	if err != nil {
 		return err
 	}
+	python, err := a.python(a.roleLogging(cfg))
+	if err != nil {
+		return err
+	}
+	logs.SetPython(python)
 	logs.SetLevels(root, levels)
 	return logs.Reopen()
 }

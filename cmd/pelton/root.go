@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -188,9 +189,20 @@ func takes(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// say tells whoever called something beside the data.
+// say tells whoever called something beside the data, in one line.
 func (a *app) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(a.stderr, "pelton: "+format+"\n", args...)
+	_, _ = fmt.Fprintln(a.stderr, "pelton: "+oneLine(fmt.Sprintf(format, args...)))
+}
+
+// oneLine is a text as a terminal may have it: what somebody has named may hold
+// what would command one.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.ReplaceAll(text, "\n", "; "))
 }
 
 // options say from where a command's settings are loaded, for a part.

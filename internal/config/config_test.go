@@ -341,6 +341,10 @@ func TestRedactURL(t *testing.T) {
 		"postgres://joe:secret@host":                  "***",
 		"":                                            "***",
 		"wss://joe:secret@host/path?jwt=header.claim": "wss://joe:***@host/path",
+		"ws://host:80/path?jwt=secret":                "ws://host:80/path",
+		"ws://host#secret":                            "ws://host",
+		"nats://t?secret@host":                        "***",
+		"nats://t#secret@host":                        "***",
 	} {
 		if got := config.RedactURL(raw); got != want {
 			t.Errorf("%s: %s, want %s", raw, got, want)

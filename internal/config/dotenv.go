@@ -130,11 +130,14 @@ func (r *dotenvReader) quoted(v variable, from string) error {
 		end++
 	}
 	if end >= len(from) {
-		return &Error{Source: v.source, Rule: fmt.Sprintf("%s has a quote %c that is never closed", v.name, quote)}
+		return r.unclosed(v, quote)
 	}
 	inner := from[1:end]
 	tail, rest, _ := strings.Cut(from[end+1:], "\n")
 	if tail = strings.TrimSpace(tail); tail != "" && tail[0] != '#' {
+		if strings.Contains(inner, "\n") && !isOurs(v.name) {
+			return r.unclosed(v, quote) // what closes it is another line's
+		}
 		v.flaw = "must have nothing behind its closing quote"
 	}
 	if v.text = inner; quote == '"' {
@@ -143,6 +146,19 @@ func (r *dotenvReader) quoted(v variable, from string) error {
 	r.line += strings.Count(inner, "\n")
 	r.skip(rest)
 	r.add(v)
+	return nil
+}
+
+// unclosed is a quote that takes the lines below with it. Where the name is
+// another program's, these are read nevertheless.
+func (r *dotenvReader) unclosed(v variable, quote byte) error {
+	rule := fmt.Sprintf("%s has a quote %c that is never closed", v.name, quote)
+	if isOurs(v.name) {
+		return &Error{Source: v.source, Rule: rule}
+	}
+	r.warn(rule + ", the line is passed over")
+	_, rest, _ := strings.Cut(r.rest, "\n")
+	r.skip(rest)
 	return nil
 }
 

@@ -58,8 +58,8 @@ func TestDotenvErrors(t *testing.T) {
 	for _, tc := range []struct{ content, want string }{
 		{"A=1\nPELTON_WORKER__GRASE=1s\n", ".env:2: PELTON_WORKER__GRASE: worker.grase is unknown, did you mean PELTON_WORKER__GRACE?"},
 		{"A=1\nPELTON_WORKER__GRACE=soon\n", ".env:2: worker.grace must be a duration such as 500ms, 25s or 1h30m, got soon"},
-		{"A='1\n\nPELTON_WORKER__GRACE=1s\n", ".env:1: A has a quote ' that is never closed"},
-		{"\n\nA=\"1\\\"", ".env:3: A has a quote \" that is never closed"},
+		{"PELTON_PRODUCE__KEY='1\n\nPELTON_WORKER__GRACE=1s\n", ".env:1: PELTON_PRODUCE__KEY has a quote ' that is never closed"},
+		{"\n\nDISCORD_TOKEN=\"1\\\"", ".env:3: DISCORD_TOKEN has a quote \" that is never closed"},
 		{"PELTON_NATS__URL='nats://a' canary\n", ".env:1: nats.url must have nothing behind its closing quote"},
 		{"PELTON_WORKER__GRACE 5s\n", ".env:1: PELTON_WORKER__GRACE must be written PELTON_WORKER__GRACE=value"},
 		{"DISCORD_TOKEN: canary\n", ".env:1: DISCORD_TOKEN must be written DISCORD_TOKEN=value"},
@@ -99,6 +99,23 @@ func TestDotenvWarnings(t *testing.T) {
 	}
 	if got := c.Discord.Token.Reveal(); got != "abc" {
 		t.Errorf("the token is %q", got)
+	}
+}
+
+// A quote too many in a line of another program takes none of ours with it.
+func TestDotenvQuotesOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, content := range []string{
+		"A='it\nPELTON_PRODUCE__KEY=k\n",
+		"A=\"it\nPELTON_PRODUCE__KEY=k",
+		"A='it\nPELTON_PRODUCE__KEY=k\nB='x'\n",
+		"A='it\nB='x'\nPELTON_PRODUCE__KEY='k'\n",
+	} {
+		c := load(t, config.Options{Dir: folder(t, map[string]string{".env": content})})
+		want := ".env:1: A has a quote " + content[2:3] + " that is never closed, the line is passed over"
+		if c.Produce.Key != "k" || len(c.Warnings) != 1 || c.Warnings[0] != want {
+			t.Errorf("%q: key %q, warnings %q", content, c.Produce.Key, c.Warnings)
+		}
 	}
 }
 

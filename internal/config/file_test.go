@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -280,8 +281,13 @@ func TestWhichFiles(t *testing.T) {
 
 func TestSecretFiles(t *testing.T) {
 	t.Parallel()
-	dir := folder(t, map[string]string{"good": "s3cret\n", "empty": "\n", "large": strings.Repeat("x", 65<<10), "open": "s3cret"})
-	if err := os.Chmod(filepath.Join(dir, "open"), 0o644); err != nil {
+	dir := folder(t, map[string]string{"good": "s3cret\n", "empty": "\n", "large": strings.Repeat("x", 65<<10), "open": "s3cret", "group": "s3cret", "handed": "s3cret"})
+	for name, mode := range map[string]os.FileMode{"open": 0o644, "group": 0o640, "handed": 0o440} {
+		if err := os.Chmod(filepath.Join(dir, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	token := func(c *config.Config) string { return c.Discord.Token.Reveal() }
@@ -297,8 +303,11 @@ func TestSecretFiles(t *testing.T) {
 		{name: "foreign", environ: []string{"DISCORD_TOKEN_FILE=good"}, want: "s3cret", source: "DISCORD_TOKEN_FILE"},
 		{name: "own over foreign", environ: []string{"DISCORD_TOKEN=other", "PELTON_DISCORD__TOKEN_FILE=good"}, want: "s3cret", source: "PELTON_DISCORD__TOKEN_FILE"},
 		{name: "readable by all", environ: []string{"DISCORD_TOKEN_FILE=open"}, want: "s3cret", source: "DISCORD_TOKEN_FILE", warning: "can be read by others than its owner (mode 0644), chmod 600 it"},
+		{name: "readable by a group", environ: []string{"DISCORD_TOKEN_FILE=group"}, want: "s3cret", source: "DISCORD_TOKEN_FILE", warning: "can be read by others than its owner (mode 0640), chmod 600 it"},
+		{name: "as Kubernetes and systemd hand one over", environ: []string{"DISCORD_TOKEN_FILE=handed"}, want: "s3cret", source: "DISCORD_TOKEN_FILE"},
 		{name: "missing", environ: []string{"DISCORD_TOKEN_FILE=none"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file, there is none, got " + dir + "/none"},
 		{name: "empty", environ: []string{"DISCORD_TOKEN_FILE=empty"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file that holds a secret, this one is empty, got " + dir + "/empty"},
+		{name: "pipe without a writer", environ: []string{"DISCORD_TOKEN_FILE=pipe"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file that holds a secret, this one is empty, got " + dir + "/pipe"},
 		{name: "large", environ: []string{"DISCORD_TOKEN_FILE=large"}, err: "DISCORD_TOKEN_FILE: discord.token_file must name a file of at most 64KiB, got "},
 		{name: "both", environ: []string{"DISCORD_TOKEN_FILE=good", "DISCORD_TOKEN=other"}, err: "DISCORD_TOKEN: discord.token must not stand beside DISCORD_TOKEN_FILE"},
 		{name: "both of our own", environ: []string{"PELTON_DISCORD__TOKEN=other", "PELTON_DISCORD__TOKEN_FILE=good"}, err: "PELTON_DISCORD__TOKEN_FILE: discord.token_file must not stand beside PELTON_DISCORD__TOKEN"},

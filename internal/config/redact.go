@@ -10,16 +10,17 @@ import (
 const hidden = "***"
 
 // RedactURL is the broker's URL, or several by comma, as it may be printed:
-// without passwords, and without the tokens that stand in the place of a user.
+// without passwords, without the tokens that stand in the place of a user, and
+// without queries, which hold tokens too.
 // What cannot be read is not printed at all, for nobody knows what it holds.
 func RedactURL(raw string) string {
 	parts := strings.Split(raw, ",")
 	for i, part := range parts {
 		u, ok := parseServer(part)
 		switch {
-		case !ok:
+		case !ok, u.User == nil && strings.Contains(part, "@"): // a ? or # that is part of a password
 			parts[i] = hidden
-		case u.User != nil:
+		case u.User != nil, strings.ContainsAny(part, "?#"):
 			parts[i] = redact(u)
 		}
 	}
@@ -27,12 +28,15 @@ func RedactURL(raw string) string {
 }
 
 func redact(u *url.URL) string {
+	bare := *u
+	bare.User, bare.RawQuery, bare.Fragment = nil, "", ""
+	if u.User == nil {
+		return bare.String()
+	}
 	name := hidden
 	if _, found := u.User.Password(); found {
 		name = u.User.Username() + ":" + hidden
 	}
-	bare := *u
-	bare.User, bare.RawQuery = nil, ""
 	return strings.Replace(bare.String(), "://", "://"+name+"@", 1)
 }
 
@@ -55,9 +59,8 @@ func redactHTTP(raw string) string {
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return hidden
-	case u.User != nil:
-		return redact(u)
+	case u.User == nil && strings.Contains(raw, "@"):
+		return hidden
 	}
-	u.RawQuery, u.Fragment = "", ""
-	return u.String()
+	return redact(u)
 }

@@ -42,7 +42,17 @@ type world struct {
 
 func newWorld(t *testing.T, more ...kfake.Opt) *world {
 	t.Helper()
-	w := &world{t: t, binary: filepath.Join(t.TempDir(), "pelton"), nats: enginetest.Start(t), data: t.TempDir()}
+	w := emptyWorld(t, enginetest.Start(t), more...)
+	if out, code := w.pelton("setup", "apply"); code != 0 {
+		t.Fatalf("setup: exit %d\n%s", code, out)
+	}
+	return w
+}
+
+// emptyWorld is one in which nothing is set up.
+func emptyWorld(t *testing.T, broker *enginetest.Broker, more ...kfake.Opt) *world {
+	t.Helper()
+	w := &world{t: t, binary: filepath.Join(t.TempDir(), "pelton"), nats: broker, data: t.TempDir()}
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", w.binary, "pelton/cmd/pelton")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
@@ -59,9 +69,6 @@ func newWorld(t *testing.T, more ...kfake.Opt) *world {
 		"PELTON_EDGES__EMIT__RESULTS__SESSION_TIMEOUT=1s",
 		"PELTON_EDGES__EMIT__RESULTS__GRACE=2s",
 	)
-	if out, code := w.pelton("setup", "apply"); code != 0 {
-		t.Fatalf("setup: exit %d\n%s", code, out)
-	}
 	return w
 }
 

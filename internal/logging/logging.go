@@ -75,6 +75,7 @@ type Logs struct {
 
 	mu     sync.Mutex
 	floors map[string]*floor
+	python *Python // whose levels count
 }
 
 // floor is the level of a component, and what its outputs leave of it.
@@ -95,7 +96,7 @@ func Open(stderr io.Writer, opts Options) (*Logs, error) {
 	}
 	l := &Logs{
 		opts: opts, began: time.Now(), errOut: &lines{w: stderr}, stdout: &lines{w: opts.Stdout},
-		loggers: map[string]*slog.Logger{}, floors: map[string]*floor{},
+		loggers: map[string]*slog.Logger{}, floors: map[string]*floor{}, python: opts.Python,
 	}
 	usual := output{w: l.errOut, format: opts.Format, terminal: IsTerminal(stderr), least: math.MinInt}
 	imported, err := l.outputs()
@@ -146,13 +147,22 @@ func (l *Logs) SetLevels(root slog.Level, levels map[string]slog.Level) {
 	for name, f := range l.floors {
 		level, ok := levels[name]
 		if !ok && !given {
-			level, ok = l.opts.Python.levelOf(name)
+			level, ok = l.python.levelOf(name)
 		}
 		if !ok {
 			level = root
 		}
 		f.level.Set(max(level, f.least))
 	}
+}
+
+// SetPython changes the imported file whose levels of loggers the next
+// [Logs.SetLevels] goes by; nil is none. Outputs, with their levels and forms,
+// stay those of Open.
+func (l *Logs) SetPython(p *Python) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.python = p
 }
 
 // Reopen goes on in the files that have the names now, for those who rename

@@ -393,6 +393,7 @@ func operator(cfg Config) Role {
 	role.Name, role.Does = "operator", "looks at everything, bodies that wait or died included"
 	dead := cfg.Namespace.DeadStream()
 	role.Publish = append(role.Publish,
+		Right{"$SYS.REQ.USER.INFO", "tell its own rights"},
 		Right{api + "DIRECT.GET." + dead, "count dead letters"},
 		Right{api + "CONSUMER.CREATE." + dead + ".*." + cfg.Namespace.DeadFilter(""), "list dead letters"},
 		Right{api + "CONSUMER.MSG.NEXT." + dead + ".*", "list dead letters"},

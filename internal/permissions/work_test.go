@@ -208,13 +208,16 @@ func wait(ctx context.Context, s stage) error {
 	return errors.Join(s.record(ctx, started), <-ended)
 }
 
+// parkedAfter is a wait for which a worker keeps no task in its hands.
+const parkedAfter = 1200 * time.Millisecond
+
 // handlers are those of the tasks ok, flaky and bad.
 func handlers(w *engine.Worker) {
 	engine.HandleRaw(w, "ok", func(context.Context, *engine.Message) ([]byte, error) { return []byte(`"done"`), nil })
 	engine.HandleRaw(w, "print", func(_ context.Context, m *engine.Message) ([]byte, error) { return m.Body, nil })
 	engine.HandleRaw(w, "flaky", func(_ context.Context, m *engine.Message) ([]byte, error) {
 		if m.Info.Attempt == 1 {
-			return nil, engine.RetryIn(10*time.Millisecond, errors.New("once"))
+			return nil, engine.RetryIn(parkedAfter, errors.New("once"))
 		}
 		return []byte(`2`), nil
 	})
@@ -550,6 +553,9 @@ func observe(ctx context.Context, s stage) error {
 
 func operate(ctx context.Context, s stage) error {
 	if err := observe(ctx, s); err != nil {
+		return err
+	}
+	if _, err := s.nc.RequestWithContext(ctx, "$SYS.REQ.USER.INFO", nil); err != nil {
 		return err
 	}
 	if _, err := s.admin.JetStream().Publish(ctx, s.ns.DeadSubject(queue, "print", "job-9"), []byte(`1`)); err != nil {

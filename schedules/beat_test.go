@@ -15,6 +15,7 @@ import (
 )
 
 func TestBeatSends(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	e := printEvery("ping", time.Second)
 	e.Body, e.Header, e.Expires = []byte(`{"message":"ping"}`), map[string]string{"X-Of": "test"}, time.Minute
@@ -41,6 +42,7 @@ func TestBeatSends(t *testing.T) {
 
 // Three beats whose clocks differ by four seconds.
 func TestThreeBeats(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.put(printEvery("one", time.Second))
 	w.put(printEvery("two", 2*time.Second))
@@ -59,6 +61,7 @@ func TestThreeBeats(t *testing.T) {
 
 // A machine whose clock is an hour before the broker's.
 func TestClockAheadIsHeldBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.put(printEvery("ping", time.Second))
 	b := w.run(Config{}, withClock(skewed{clockwork.NewRealClock(), time.Hour}))
@@ -70,6 +73,7 @@ func TestClockAheadIsHeldBack(t *testing.T) {
 }
 
 func TestAddedChangedRemoved(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.run(Config{})
 	b.log.has(t, "beat started")
@@ -110,6 +114,7 @@ func TestAddedChangedRemoved(t *testing.T) {
 
 // One entry is edited by hand into nonsense; the others go on.
 func TestBadEntries(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	b := w.run(Config{
 		Entries: List(printEvery("twice", time.Second), Entry{Name: "zero", Task: "print"}),
@@ -153,6 +158,7 @@ func TestTwoEntriesOfOneName(t *testing.T) {
 
 // What a ledger knew is not guessed.
 func TestLedgerGone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.put(printEvery("ping", time.Second))
 	b := w.run(Config{})
@@ -180,6 +186,7 @@ func TestLedgerGone(t *testing.T) {
 
 // An entry that goes to another queue leaves a ledger behind that nobody writes.
 func TestMovedToAnotherQueue(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.put(printEvery("ping", time.Second))
 	b := w.run(Config{})
@@ -284,6 +291,7 @@ func TestOverlap(t *testing.T) {
 
 // A full queue holds an entry up, and loses none of it.
 func TestFullQueue(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: "small", MaxPending: 3}}})
 	e := printEvery("ping", time.Second)
@@ -291,13 +299,8 @@ func TestFullQueue(t *testing.T) {
 	w.put(e)
 	b := w.run(Config{})
 	b.log.has(t, "entry is not run", "queue is full")
-	stream, err := w.c.JetStream().Stream(t.Context(), "PELTON_TASKS_small")
-	if err != nil {
-		t.Fatal(err)
-	}
 	seen := w.sent("small")
 	w.broker.SetupWith(topology.Config{Queues: []topology.Queue{{Name: "small", MaxPending: 1000}}})
-	_ = stream
 	b.log.has(t, "entry runs again")
 	b.next(t)
 	b.end(t)

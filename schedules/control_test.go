@@ -115,6 +115,7 @@ func (l keyLock) Unlock(ctx context.Context) error { return l.kv.Delete(ctx, l.k
 // Control: gocron's locker in place of the ledger, with clocks that differ by
 // less than a second.
 func TestGocronLocker(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	kv, err := w.c.JetStream().CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "LOCKS"})
 	if err != nil {

@@ -287,6 +287,7 @@ func (s set) put(by time.Duration) {
 // The clock of the machine is set while a beat runs: forward, and nothing fires
 // before its time; back, and nothing fires again.
 func TestClockIsSet(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.put(printEvery("ping", time.Second))
 	clock := newSet()

@@ -93,6 +93,7 @@ func (p *process) kill() {
 // A beat that is stopped longer than every timeout, and wakes up later, changes
 // nothing that another has decided.
 func TestStoppedBeatIsFenced(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.put(printEvery("ping", time.Second))
 	first := w.process(0)

@@ -119,8 +119,8 @@ func (a *app) scheduleList() *cobra.Command {
 STATE is ok, paused, ended (never due again), new (no beat has seen it), late
 (it was due and nobody has sent it: is a beat running, is the queue full?), or
 invalid (pelton schedule show says why). FIRED counts since the entry was added,
-MISSED what was due while no beat ran and was left out, SKIPPED what was left
-out since the entry was paused or its task still ran.`,
+MISSED what was left out that was due while no beat ran, SKIPPED what was left
+out because the entry was paused or its task still ran.`,
 		Example: `  pelton schedule ls
   pelton schedule ls --next 3 -o json`,
 		Annotations: map[string]string{natsEquivalent: `  nats kv ls PELTON_SCHEDULES`},

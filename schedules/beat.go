@@ -95,6 +95,7 @@ type Beat struct {
 
 	broker    atomic.Pointer[brokerTime]
 	toldWrong bool // that the own clock is wrong; of the goroutine that reads it
+	toldTrim  atomic.Bool
 	vitals    vitals
 }
 
@@ -427,11 +428,17 @@ func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
 	t, err := s.keeper.look(ctx, b.now(), lost)
 	b.tell(ctx, t.done)
 	if s.keeper.at.Sequence != before && !t.lost && rand.N(trimOnceIn) == 0 {
-		if err := s.keeper.ledger.Trim(ctx); err != nil {
-			b.log.WarnContext(ctx, "cannot trim the ledger", "entry", s.name, "err", err)
-		}
+		b.trim(ctx, s)
 	}
 	return result{slot: s, turn: t, err: err}
+}
+
+// trim removes all but the newest entry of a ledger. That it cannot is told once:
+// somebody else may do it.
+func (b *Beat) trim(ctx context.Context, s *slot) {
+	if err := s.keeper.ledger.Trim(ctx); err != nil && !b.toldTrim.Swap(true) {
+		b.log.WarnContext(ctx, "cannot trim ledgers, they count against the queue's limit", "entry", s.name, "err", err)
+	}
 }
 
 // tell tells of what was decided; of occurrences that were skipped for one reason

@@ -1,7 +1,6 @@
 package schedules_test
 
 import (
-	"context"
 	"fmt"
 	"log"
 	"time"
@@ -67,19 +66,4 @@ func ExampleImportCelery() {
 	// cleanup every 30 seconds cleanup
 	// report Mondays at 07:00 UTC report
 	// 1 cannot be taken over
-}
-
-// A beat in a program of one's own, which ends with its context.
-func ExampleNewBeat() {
-	run := func(ctx context.Context, c *engine.Client) error {
-		greet := engine.NewTask[string, string]("greet")
-		beat, err := schedules.NewBeat(c, schedules.Config{
-			Entries: schedules.List(schedules.Every("greeting", 2*time.Second, greet, "world")),
-		})
-		if err != nil {
-			return err
-		}
-		return beat.Run(ctx)
-	}
-	_ = run
 }

@@ -67,6 +67,7 @@ type trouble struct {
 	beats                  []*process
 	stopped                atomic.Int32 // 1 + which of them is stopped; 0 is none
 	resumed                sync.WaitGroup
+	made                   int
 	kills, stops, restarts int
 }
 
@@ -86,8 +87,16 @@ func (x *trouble) make() {
 	x.w.Helper()
 	i := x.random.IntN(len(x.beats))
 	stopped := int(x.stopped.Load()) - 1
-	switch what := x.random.IntN(3); {
-	case what == 0 && i != stopped:
+	what := x.random.IntN(3)
+	if x.made < 3 {
+		what = (x.made + 1) % 3 // each at least once, and the long one first
+	}
+	x.made++
+	switch {
+	case what == 0:
+		if i == stopped {
+			i = (i + 1) % len(x.beats)
+		}
 		x.beats[i].kill()
 		x.beats[i] = x.w.process(skews[i])
 		x.kills++

@@ -13,5 +13,9 @@ func TestMain(m *testing.M) {
 		runReplica(replica)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	// A server that is stopped while a batch is open may forget its store.
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
 }

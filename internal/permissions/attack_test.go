@@ -31,29 +31,29 @@ const (
 )
 
 var attacks = []attack{
-	{"another queue's task", []string{"beat", "publisher", "trusted", "ingest", "worker"}, stores("pelton.task.mail.print")},
+	{"another queue's task", []string{"scheduler", "beat", "publisher", "trusted", "ingest", "worker"}, stores("pelton.task.mail.print")},
 	{"a ledger", []string{"publisher", "trusted", "worker", "waiter"}, stores("pelton.ledger.default.commands.commands.0")},
-	{"another route's ledger", []string{"beat", "ingest"}, stores("pelton.ledger.default.other.commands.0")},
+	{"another route's ledger", []string{"scheduler", "beat", "ingest"}, stores("pelton.ledger.default.other.commands.0")},
 	{"another queue's ledger", []string{"beat", "ingest"}, stores("pelton.ledger.mail.commands.commands.0")},
-	{"later", []string{"beat", "publisher", "waiter", "ingest", "emit"}, parks},
-	{"due", []string{"beat", "publisher", "trusted", "worker", "ingest"}, stores("pelton.due.default.print.job-1")},
+	{"later", []string{"scheduler", "beat", "publisher", "waiter", "ingest", "emit"}, parks},
+	{"due", []string{"scheduler", "beat", "publisher", "trusted", "worker", "ingest"}, stores("pelton.due.default.print.job-1")},
 	{"another queue's later", []string{"beat", "trusted", "worker"}, stores("pelton.later.mail.job-1")},
-	{"a record", []string{"publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator"}, stores("$KV.PELTON_RESULTS_default.job-1")},
+	{"a record", []string{"scheduler", "publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator"}, stores("$KV.PELTON_RESULTS_default.job-1")},
 	{"another queue's record", []string{"beat", "worker"}, stores("$KV.PELTON_RESULTS_mail.job-1")},
 	{"a task", []string{"worker", "waiter", "emit", "observer", "operator", "setup", "janitor"}, stores("pelton.task.default.print")},
-	{"a dead letter", []string{"beat", "publisher", "ingest", "operator"}, stores("pelton.dead.default.print.job-1")},
-	{"acknowledge", []string{"beat", "publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator", "setup", "janitor"}, acknowledges},
-	{"purge a queue", []string{"publisher", "worker", "ingest", "emit", "setup", "operator"}, asks("STREAM.PURGE."+tasksOf, `{}`)},
-	{"purge records", []string{"beat", "worker", "emit", "setup", "janitor"}, asks("STREAM.PURGE."+resultsOf, `{}`)},
-	{"delete a stream", []string{"beat", "publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("STREAM.DELETE."+laterOf, ``)},
-	{"change a stream", []string{"beat", "publisher", "worker", "ingest", "emit", "janitor", "operator"}, changes},
+	{"a dead letter", []string{"scheduler", "beat", "publisher", "ingest", "operator"}, stores("pelton.dead.default.print.job-1")},
+	{"acknowledge", []string{"scheduler", "beat", "publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator", "setup", "janitor"}, acknowledges},
+	{"purge a queue", []string{"scheduler", "publisher", "worker", "ingest", "emit", "setup", "operator"}, asks("STREAM.PURGE."+tasksOf, `{}`)},
+	{"purge records", []string{"scheduler", "beat", "worker", "emit", "setup", "janitor"}, asks("STREAM.PURGE."+resultsOf, `{}`)},
+	{"delete a stream", []string{"scheduler", "beat", "publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("STREAM.DELETE."+laterOf, ``)},
+	{"change a stream", []string{"scheduler", "beat", "publisher", "worker", "ingest", "emit", "janitor", "operator"}, changes},
 	{"read a waiting body", []string{"publisher", "worker", "waiter", "ingest", "emit", "observer", "setup", "janitor"}, asks("STREAM.MSG.GET."+tasksOf, `{"last_by_subj":"pelton.task.>"}`)},
 	{"read one directly", []string{"publisher", "worker", "waiter", "ingest", "emit", "observer", "setup", "janitor"}, asks("DIRECT.GET."+tasksOf, `{"last_by_subj":"pelton.task.>"}`)},
-	{"delete a message", []string{"beat", "publisher", "worker", "ingest", "setup", "janitor", "operator"}, deletesMessage},
+	{"delete a message", []string{"scheduler", "beat", "publisher", "worker", "ingest", "setup", "janitor", "operator"}, deletesMessage},
 	{"delete the workers' consumer", []string{"beat", "publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("CONSUMER.DELETE."+tasksOf+".workers", ``)},
 	{"a consumer of waiting tasks", []string{"beat", "publisher", "worker", "ingest", "emit", "observer", "operator", "janitor"}, asks(
 		"CONSUMER.CREATE."+laterOf+".spy", `{"stream_name":"`+laterOf+`","config":{"name":"spy","ack_policy":"explicit","filter_subject":"pelton.later.default.none"}}`)},
-	{"revoke", []string{"publisher", "trusted", "waiter", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"}, stores("$KV.PELTON_REVOKED.default.job-1")},
+	{"revoke", []string{"scheduler", "publisher", "trusted", "waiter", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"}, stores("$KV.PELTON_REVOKED.default.job-1")},
 	{"revoke in another queue", []string{"canceller", "worker", "beat"}, stores("$KV.PELTON_REVOKED.mail.job-1")},
 	{"hear of another queue's revocations", []string{"worker", "canceller"}, asks(
 		"CONSUMER.CREATE."+revokedOf+".spy.$KV.PELTON_REVOKED.mail.*", spying("$KV.PELTON_REVOKED.mail.*"))},
@@ -68,7 +68,8 @@ var attacks = []attack{
 	{"an entry", []string{"publisher", "worker", "beat", "ingest", "observer", "operator"}, stores("$KV.PELTON_SCHEDULES.nightly")},
 	{"an entry's ledger", []string{"publisher", "trusted", "worker", "ingest"}, stores("pelton.ledger.default.beat.nightly")},
 	{"a task without an id", []string{"beat"}, stores("pelton.task.default.print")},
-	{"purge entries", []string{"beat", "setup", "operator"}, asks("STREAM.PURGE.KV_PELTON_SCHEDULES", `{}`)},
+	{"a task with an id", []string{"scheduler"}, stores("pelton.task.default.print.job-1")},
+	{"purge entries", []string{"scheduler", "beat", "setup", "operator"}, asks("STREAM.PURGE.KV_PELTON_SCHEDULES", `{}`)},
 	{"hear all inboxes", everybody, hears("_INBOX.>", "_INBOX.x.y")},
 	{"hear another's inbox", everybody, hears("_INBOX_other.>", "_INBOX_other.y")},
 	{"hear acknowledgements", everybody, hears("$JS.ACK.>", "$JS.ACK.NONE.none.1.2.3.4.5")},
@@ -77,7 +78,7 @@ var attacks = []attack{
 	{"answer in another's place", everybody, answers("_INBOX_other.y")},
 }
 
-var everybody = []string{"publisher", "trusted", "waiter", "canceller", "worker", "beat", "ingest", "emit", "setup", "janitor", "observer", "operator"}
+var everybody = []string{"publisher", "trusted", "waiter", "canceller", "worker", "beat", "scheduler", "ingest", "emit", "setup", "janitor", "observer", "operator"}
 
 // stores publishes to a subject and waits for the confirmation.
 func stores(subject string) func(context.Context, stage) error {

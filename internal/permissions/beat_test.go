@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"pelton/engine"
 	"pelton/engine/ledger"
 	"pelton/engine/wire"
@@ -113,4 +115,78 @@ func (s stage) beatLedger() (*ledger.Ledger, error) {
 	return ledger.New(ledger.Config{
 		JetStream: c.JetStream(), Stream: s.ns.TaskStream(lane), Subject: s.ns.LedgerSubject(lane, "beat", "long"), Instance: "test",
 	})
+}
+
+// schedule does to entries what pelton schedule does.
+func schedule(ctx context.Context, s stage) error {
+	if err := errors.Join(s.prepare(ctx), s.scheduleMuch(ctx)); err != nil {
+		return err
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	store, err := schedules.OpenStore(ctx, c)
+	if err != nil {
+		return err
+	}
+	stored, err := store.Put(ctx, schedules.Entry{Name: "ping", Every: time.Second, Task: "print"}, true)
+	if err == nil {
+		err = store.Begin(ctx, stored)
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := store.Entries(ctx); err != nil {
+		return err
+	}
+	if err := s.lookAtEntry(ctx, c, store); err != nil {
+		return err
+	}
+	_, errSend := schedules.Send(ctx, c, stored.Entry)
+	paused, err := store.Pause(ctx, "ping", true)
+	if err == nil {
+		err = errors.Join(store.Begin(ctx, paused), store.Remove(ctx, "ping"), store.End(ctx, "ping", paused.Revision), store.Anew(ctx, paused.Entry))
+	}
+	return errors.Join(errSend, err, s.nc.FlushWithContext(ctx))
+}
+
+// lookAtEntry looks at an entry whose last task waits, and at one of which
+// nobody knows what became of its last task.
+func (s stage) lookAtEntry(ctx context.Context, c *engine.Client, store *schedules.Store) error {
+	fired := make(chan schedules.Occurrence, 1000)
+	b, err := schedules.NewBeat(s.admin, schedules.Config{OnOccurrence: func(o schedules.Occurrence) { fired <- o }})
+	if err != nil {
+		return err
+	}
+	err = start(ctx, b.Run).during(ctx, func(ctx context.Context) error {
+		select {
+		case <-fired:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	look := func(want string) error {
+		stored, err := store.Entry(ctx, "ping")
+		if err != nil {
+			return err
+		}
+		status, err := schedules.Look(ctx, c, stored, schedules.SourceKV, time.Now(), 1)
+		if err == nil && status.Outcome != want {
+			err = fmt.Errorf("outcome %q, want %q of %+v", status.Outcome, want, status)
+		}
+		return err
+	}
+	if err := look(string(wire.StateQueued)); err != nil {
+		return err
+	}
+	tasks, err := s.stream(ctx, s.ns.TaskStream(wire.PlainLane(queue)))
+	if err == nil {
+		err = tasks.Purge(ctx, jetstream.WithPurgeSubject(s.ns.TaskFilter(wire.PlainLane(queue))))
+	}
+	return errors.Join(err, look(""))
 }

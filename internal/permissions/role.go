@@ -77,7 +77,7 @@ func Roles(cfg Config) ([]Role, error) {
 		}
 	}
 	roles := []Role{
-		publisher(cfg), trusted(cfg), waiter(cfg), canceller(cfg), worker(cfg), beater(cfg), ingester(cfg), emitter(cfg), setup(cfg), janitor(cfg), observer(cfg), operator(cfg),
+		publisher(cfg), trusted(cfg), waiter(cfg), canceller(cfg), worker(cfg), beater(cfg), scheduler(cfg), ingester(cfg), emitter(cfg), setup(cfg), janitor(cfg), observer(cfg), operator(cfg),
 	}
 	for i := range roles {
 		roles[i].Subscribe = append(roles[i].Subscribe, Right{roles[i].Inbox() + ".>", "answers"})
@@ -282,31 +282,55 @@ func worker(cfg Config) Role {
 }
 
 func beater(cfg Config) Role {
-	entries := cfg.Namespace.SchedulesStream()
-	rights := []Right{
-		streamInfo(entries),
-		{api + "CONSUMER.CREATE." + entries + ".*." + cfg.Namespace.ScheduleSubject(">"), "hear of changes of entries"},
-		{"$JS.FC." + entries + ".*.*", "keep up with them"},
-		{api + "CONSUMER.DELETE." + entries + ".*", "listen no more"},
-	}
+	rights := cfg.entries()
 	rights = append(rights, cfg.each(func(n names) []Right {
 		plain := n.plain()
-		ledger := n.ns.LedgerSubject(plain.Lane, "beat", "*")
-		of := []Right{
-			streamInfo(plain.tasks),
+		of := append(n.entries(), []Right{
 			{plain.task(".*.*"), "tasks, each with its id"},
-			{ledger, "up to where an entry is decided"},
-			{api + "DIRECT.GET." + plain.tasks + "." + ledger, "read it"},
-			{n.ns.ScheduleSubject("ledger." + n.queue + ".*"), "note that an entry has one"},
 			{api + "STREAM.PURGE." + plain.tasks, "remove old positions, and a task that is replaced"},
-			n.readRecords(),
 			{n.records(), "write that a task is replaced"},
 			{n.revoked(), "tell the workers"},
 			{api + "STREAM.PURGE." + plain.later, "remove a task that is replaced and waits for its time"},
-		}
+		}...)
 		return append(of, n.lookup()...)
 	})...)
 	return Role{Name: "beat", Does: "sends tasks at their times; sees bodies that wait, may empty a queue", Publish: rights}
+}
+
+func scheduler(cfg Config) Role {
+	keys := cfg.Namespace.ScheduleSubject("*")
+	rights := append(cfg.entries(),
+		Right{keys, "add, change and remove entries"},
+		Right{api + "DIRECT.GET." + cfg.Namespace.SchedulesStream() + "." + keys, "read one"})
+	rights = append(rights, cfg.each(func(n names) []Right {
+		return slices.Concat(n.entries(), []Right{{n.plain().task(".*"), "send the task of an entry once"}}, n.lookup())
+	})...)
+	return Role{Name: "scheduler", Does: "changes the entries of beat and looks at them; sees bodies that wait", Publish: rights}
+}
+
+// entries is the right to hear of the entries of beat.
+func (cfg Config) entries() []Right {
+	stream := cfg.Namespace.SchedulesStream()
+	return []Right{
+		streamInfo(stream),
+		{api + "CONSUMER.CREATE." + stream + ".*." + cfg.Namespace.ScheduleSubject(">"), "hear of changes of entries"},
+		{"$JS.FC." + stream + ".*.*", "keep up with them"},
+		{api + "CONSUMER.DELETE." + stream + ".*", "listen no more"},
+	}
+}
+
+// entries is the right to decide the entries that send to the queue, and to see
+// what became of their tasks.
+func (n names) entries() []Right {
+	plain := n.plain()
+	ledger := n.ns.LedgerSubject(plain.Lane, "beat", "*")
+	return []Right{
+		streamInfo(plain.tasks),
+		{ledger, "up to where an entry is decided"},
+		{api + "DIRECT.GET." + plain.tasks + "." + ledger, "read it"},
+		{n.ns.ScheduleSubject("ledger." + n.queue + ".*"), "note that an entry has one"},
+		n.readRecords(),
+	}
 }
 
 func ingester(cfg Config) Role {

@@ -32,6 +32,7 @@ var work = map[string]func(context.Context, stage) error{
 	"canceller": cancelTasks,
 	"worker":    runTasks,
 	"beat":      beat,
+	"scheduler": schedule,
 	"ingest":    ingestRecords,
 	"emit":      emitResults,
 	"setup":     setUp,

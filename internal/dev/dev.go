@@ -286,12 +286,18 @@ func (p *part) stop() {
 	}
 }
 
-func (s *system) worker() (*part, error) {
+// client is one of a part's own, with its connection.
+func (s *system) client() (*nats.Conn, *engine.Client, error) {
 	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger("engine")})
+	return nc, c, err
+}
+
+func (s *system) worker() (*part, error) {
+	nc, c, err := s.client()
 	if err != nil {
 		return nil, err
 	}
@@ -376,11 +382,7 @@ const beatEvery = 5 * time.Second
 
 // beat runs that entry, and those that somebody adds to the bucket.
 func (s *system) beat() (*part, error) {
-	nc, err := s.brokers.connect(s.cfg.Logger("nats"))
-	if err != nil {
-		return nil, err
-	}
-	c, err := engine.NewClient(nc, engine.ClientConfig{Logger: s.cfg.Logger("engine")})
+	nc, c, err := s.client()
 	if err != nil {
 		return nil, err
 	}

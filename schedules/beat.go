@@ -93,6 +93,7 @@ type Beat struct {
 	turns   sync.WaitGroup
 	tokens  chan struct{}
 
+	yielding  bool // after a wake, for as long as entries are left to who was faster
 	broker    atomic.Pointer[brokerTime]
 	toldWrong bool // that the own clock is wrong; of the goroutine that reads it
 	toldTrim  atomic.Bool
@@ -245,6 +246,8 @@ func pause(ctx context.Context, d time.Duration) error {
 // loop is the one goroutine that knows the slots.
 func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan change) {
 	ready := false
+	yielded := time.NewTimer(0)
+	defer yielded.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -258,6 +261,12 @@ func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan ch
 			}
 		case <-wake.C:
 			wake.woken()
+			if !b.yielding {
+				b.yielding = true
+				yielded.Reset(yield + rand.N(yieldApart))
+			}
+		case <-yielded.C:
+			b.yielding = false
 		case <-wake.overslept.C:
 			if err := wake.begin(); err != nil {
 				b.log.ErrorContext(ctx, "cannot wake, trying on", "err", err)
@@ -390,7 +399,7 @@ func (b *Beat) remove(ctx context.Context, name string, revision uint64) {
 func (b *Beat) start(ctx context.Context) {
 	now := b.now()
 	for _, s := range b.slots {
-		if s.busy || s.never || s.due.After(now) {
+		if s.busy || s.never || s.due.After(now) || s.lost && b.yielding {
 			continue
 		}
 		select {
@@ -418,10 +427,6 @@ func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
 	if s.keeper.inForce == 0 {
 		if err := checkQueue(ctx, b.c, s.keeper.def.entry); err != nil {
 			return result{slot: s, err: fmt.Errorf("%s: %w", s.keeper.def.place, err)}
-		}
-	} else if lost {
-		if err := pause(ctx, yield+rand.N(yieldApart)); err != nil {
-			return result{slot: s, err: err}
 		}
 	}
 	before := s.keeper.at.Sequence

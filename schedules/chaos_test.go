@@ -150,7 +150,8 @@ func TestBeatsWithoutFence(t *testing.T) {
 }
 
 // How late tasks begin where a hundred entries are due each second. A machine
-// that does something else meanwhile gets more tries.
+// that does something else meanwhile gets more tries, and is not judged by what
+// it does with its rest.
 func TestLateness(t *testing.T) {
 	for _, beats := range []int{1, 3} {
 		t.Run(strconv.Itoa(beats), func(t *testing.T) {
@@ -163,26 +164,78 @@ func TestLateness(t *testing.T) {
 				w.run(Config{})
 			}
 			lateness(t, begun) // ledgers are made and connections warm up
-			for try := 1; ; try++ {
+			judged := false
+			for range lateTries {
+				others := othersAtWork(t)
 				late := lateness(t, begun)
+				taken := others()
 				p99 := late[len(late)*99/100]
-				t.Logf("%d beats, 100 entries of 1s, %d occurrences: nominal time to start p50 %s, p99 %s, max %s",
-					beats, len(late), late[len(late)/2], p99, late[len(late)-1])
+				t.Logf("%d beats, 100 entries of 1s, %d occurrences: nominal time to start p50 %s, p99 %s, max %s; others had %.0f %% of the machine",
+					beats, len(late), late[len(late)/2], p99, late[len(late)-1], 100*taken)
 				if p99 < mostLate {
 					return
 				}
-				if try == lateTries {
-					t.Fatalf("p99 is %s, must be below %s", p99, mostLate)
-				}
+				judged = judged || taken < mostOthers
 			}
+			if judged {
+				t.Fatalf("p99 must be below %s", mostLate)
+			}
+			t.Log("not judged: others wanted the machine all the time")
 		})
 	}
 }
 
 const (
 	mostLate  = 50 * time.Millisecond
-	lateTries = 10
+	lateTries = 6
+	// mostOthers is the share of the machine that others may have in a try that
+	// counts.
+	mostOthers = 0.15
 )
+
+// othersAtWork tells, when it is asked later, which share of the machine's time
+// others have taken since.
+func othersAtWork(t *testing.T) func() float64 {
+	t.Helper()
+	busy, all := machineTime(t)
+	own := ownTime(t)
+	return func() float64 {
+		busyNow, allNow := machineTime(t)
+		return ((busyNow - busy) - (ownTime(t) - own)) / (allNow - all)
+	}
+}
+
+// machineTime is what all processors have worked, and have been there for, in
+// seconds since the machine was started.
+func machineTime(t *testing.T) (busy, all float64) {
+	t.Helper()
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, _, _ := strings.Cut(string(stat), "\n")
+	for i, field := range strings.Fields(line)[1:9] { // user nice system idle iowait irq softirq steal
+		ticks, err := strconv.ParseFloat(field, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += ticks / 100
+		if i != 3 && i != 4 {
+			busy += ticks / 100
+		}
+	}
+	return busy, all
+}
+
+// ownTime is what this process has worked, in seconds.
+func ownTime(t *testing.T) float64 {
+	t.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano()).Seconds()
+}
 
 // begun runs a worker and tells how late each task begins, by its nominal time.
 func (w *world) begun() <-chan time.Duration {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -37,10 +38,15 @@ const (
 	retryStopped = 30 * time.Second
 	// yield is how long a beat that was too late the last time leaves an entry to
 	// whoever was faster: batches that are refused cost the broker as much. So it
-	// is how late an occurrence is, once, when that one has died. Two that were
-	// too late do not come back together.
+	// is how late an occurrence is, once, when that one has died. By yieldApart
+	// times its pace, which is another one at each wake, it comes later, so that
+	// two that were too late do not come back together.
 	yield      = 400 * time.Millisecond
 	yieldApart = 300 * time.Millisecond
+	// yieldLeast is how long it waits within a turn that was refused. That doubles
+	// with each refusal, up to mostRefused times.
+	yieldLeast  = 40 * time.Millisecond
+	mostRefused = 4
 	// trimOnceIn is after how many batches a ledger is trimmed, on average: what is
 	// not the newest there counts against the queue's limit. Chance decides, so
 	// that it is also trimmed where no process lives for so many batches.
@@ -93,6 +99,7 @@ type Beat struct {
 	turns   sync.WaitGroup
 	tokens  chan struct{}
 
+	paceBits  atomic.Uint64
 	yielding  bool // after a wake, for as long as entries are left to who was faster
 	broker    atomic.Pointer[brokerTime]
 	toldWrong bool // that the own clock is wrong; of the goroutine that reads it
@@ -145,6 +152,7 @@ func NewBeat(c *engine.Client, cfg Config) (*Beat, error) {
 		slots: map[string]*slot{}, results: make(chan result, turnsAtOnce), tokens: make(chan struct{}, turnsAtOnce),
 	}
 	b.commit = new(committer).write
+	b.newPace()
 	for _, s := range cfg.Entries {
 		name := s.Entry.Name
 		if _, twice := b.book.own[name]; twice {
@@ -263,7 +271,8 @@ func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan ch
 			wake.woken()
 			if !b.yielding {
 				b.yielding = true
-				yielded.Reset(yield + rand.N(yieldApart))
+				b.newPace()
+				yielded.Reset(yield + time.Duration(b.pace()*float64(yieldApart)))
 			}
 		case <-yielded.C:
 			b.yielding = false
@@ -364,7 +373,7 @@ func (b *Beat) newSlot(d *definition) *slot {
 		return s
 	}
 	s.keeper = &keeper{
-		c: b.c, def: d, ledger: l, now: b.now, log: b.log, instance: b.cfg.Instance, commit: b.commit,
+		c: b.c, def: d, ledger: l, now: b.now, log: b.log, instance: b.cfg.Instance, commit: b.commit, pace: b.pace,
 		others: func() []string { return without(b.book.marks.of(s.name), queue) },
 		marked: func() bool { return b.book.marks.has(queue, s.name) },
 		mark: func(ctx context.Context) error {
@@ -437,6 +446,18 @@ func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
 	}
 	return result{slot: s, turn: t, err: err}
 }
+
+// yieldFor is how long to leave an entry to others in a turn that was refused so
+// often. The pace, from 0 to 1, is one for all entries of a beat, so that they come
+// back together.
+func yieldFor(refused int, pace float64) time.Duration {
+	d := yieldLeast << (min(refused, mostRefused) - 1)
+	return d + time.Duration(pace*float64(d))
+}
+
+func (b *Beat) pace() float64 { return math.Float64frombits(b.paceBits.Load()) }
+
+func (b *Beat) newPace() { b.paceBits.Store(math.Float64bits(rand.Float64())) }
 
 // trim removes all but the newest entry of a ledger. That it cannot is told once:
 // somebody else may do it.

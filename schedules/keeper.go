@@ -61,7 +61,8 @@ type keeper struct {
 	log    *slog.Logger
 	// others are the queues in which the entry has had a ledger, as the marks say.
 	others func() []string
-	marked func() bool // whether this queue is one of them
+	pace   func() float64 // of the beat, for yieldFor
+	marked func() bool    // whether this queue is one of them
 	mark   func(ctx context.Context) error
 	// instance names this process in the ledgers.
 	instance string

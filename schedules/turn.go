@@ -20,6 +20,11 @@ import (
 // next one.
 const mostDue = 500
 
+// aloneAfter is how often a batch of several entries may be refused before an
+// entry is written by itself. That always ends, and costs the broker a batch for
+// each entry.
+const aloneAfter = 4
+
 // Occurrence is one time of an entry, and what became of it.
 type Occurrence struct {
 	Entry   string
@@ -53,7 +58,7 @@ func (k *keeper) look(ctx context.Context, now time.Time, readFirst bool) (turn,
 			return t, err
 		}
 	}
-	for refused := 0; ; {
+	for refused, yielded := 0, 0; ; {
 		if err := k.keepForce(ctx); err != nil {
 			return t, err
 		}
@@ -62,7 +67,16 @@ func (k *keeper) look(ctx context.Context, now time.Time, readFirst bool) (turn,
 			t.next, t.ever = k.def.schedule.Next(later(k.pos.Last, due.Last))
 			return t, nil
 		}
-		err := k.decide(ctx, now, due, refused > 1, &t)
+		if refused > yielded {
+			// Somebody else is at it, with this entry or with others that were
+			// written together: one of us had better be first.
+			yielded = refused
+			if err := k.yield(ctx, refused); err != nil {
+				return t, err
+			}
+			continue
+		}
+		err := k.decide(ctx, now, due, refused > aloneAfter, &t)
 		switch {
 		case errors.Is(err, ledger.ErrFenced):
 			t.lost = true
@@ -71,6 +85,15 @@ func (k *keeper) look(ctx context.Context, now time.Time, readFirst bool) (turn,
 			return t, err
 		}
 	}
+}
+
+// yield leaves the entry to others for a while, and reads what they have made of
+// it.
+func (k *keeper) yield(ctx context.Context, lost int) error {
+	if err := pause(ctx, yieldFor(lost, k.pace())); err != nil {
+		return err
+	}
+	return k.read(ctx)
 }
 
 // keepForce puts the definition in force again where somebody else has changed

@@ -23,7 +23,8 @@ const maxCelery = 1 << 20
 // entries that can be taken over, by name, and an error for each that cannot: it
 // is left out whole, rather than changed in meaning.
 //
-//   - schedule is a number of seconds, an object of crontab's fields (minute, hour,
+//   - schedule is a number of seconds, what str says of a timedelta, as "0:00:30"
+//     or "1 day, 0:00:00", an object of crontab's fields (minute, hour,
 //     day_of_week, day_of_month, month_of_year), or what str says of a crontab, as
 //     "<crontab: 0 7 * * 1 (m/h/dM/MY/d)>".
 //   - kwargs alone become the body; args alone become it as an array; both become
@@ -174,6 +175,7 @@ func (i *celeryImport) task(e *Entry, name string) error {
 
 var (
 	celeryRepr  = regexp.MustCompile(`^<crontab: (.{1,200}) \((m/h/dM/MY/d|m/h/d/dM/MY)\)>$`)
+	celeryDelta = regexp.MustCompile(`^(?:(\d{1,3}) days?, )?(\d{1,2}):(\d\d):(\d\d)$`)
 	celerySolar = regexp.MustCompile(`(?i)^<?solar\b`)
 )
 
@@ -199,6 +201,10 @@ func (i *celeryImport) schedule(e *Entry, value json.RawMessage) error {
 	case celerySolar.MatchString(text):
 		return errors.New("schedule: " + ruleSolar)
 	}
+	if delta := celeryDelta.FindStringSubmatch(text); delta != nil {
+		e.Every = deltaOf(delta[1:])
+		return nil
+	}
 	found := celeryRepr.FindStringSubmatch(text)
 	if found == nil {
 		return wrong("schedule", text, ruleCelery)
@@ -212,6 +218,15 @@ func (i *celeryImport) schedule(e *Entry, value json.RawMessage) error {
 		c.weekday, c.day, c.month = fields[2], fields[3], fields[4]
 	}
 	return i.cron(e, c)
+}
+
+// deltaOf is days, hours, minutes and seconds, of which days may be empty.
+func deltaOf(digits []string) (d time.Duration) {
+	for i, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute, time.Second} {
+		n, _ := strconv.Atoi(digits[i]) // no digits are none
+		d += time.Duration(n) * unit
+	}
+	return d
 }
 
 // celerySeconds reads whole seconds, which Python may write as 30.0.

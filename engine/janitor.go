@@ -293,7 +293,7 @@ const minRound = 250 * time.Millisecond
 
 // ledgerEntries is how many entries of a ledger may stand before all but the
 // newest are removed: each counts against the queue's limit.
-const ledgerEntries = 64
+const ledgerEntries = 16
 
 // trim shortens the ledgers of a lane, each by its exact subject: a wildcard
 // would keep one entry in all and destroy the others.

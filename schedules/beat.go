@@ -36,11 +36,17 @@ const (
 	// retryStopped one that is stopped: what stopped it may have been mended.
 	retryTurn    = time.Second
 	retryStopped = 30 * time.Second
-	// yieldLeast is how long a beat that was too late the last time leaves an entry
-	// to whoever was faster: batches that are refused cost the broker as much. It
-	// doubles with each time, up to mostLost times.
-	yieldLeast = 40 * time.Millisecond
-	mostLost   = 4
+	// yield is how long a beat that was too late the last time leaves an entry to
+	// whoever was faster: batches that are refused cost the broker as much. So it
+	// is how late an occurrence is, once, when that one has died. By yieldApart
+	// times its pace, which is another one at each wake, it comes later, so that
+	// two that were too late do not come back together.
+	yield      = 400 * time.Millisecond
+	yieldApart = 300 * time.Millisecond
+	// yieldLeast is how long it waits within a turn that was refused. That doubles
+	// with each refusal, up to mostRefused times.
+	yieldLeast  = 40 * time.Millisecond
+	mostRefused = 4
 )
 
 // Config says what a beat does. The zero value works: it runs the entries of the
@@ -90,6 +96,7 @@ type Beat struct {
 	tokens  chan struct{}
 
 	paceBits  atomic.Uint64
+	yielding  bool // after a wake, for as long as entries are left to who was faster
 	broker    atomic.Pointer[brokerTime]
 	toldWrong bool // that the own clock is wrong; of the goroutine that reads it
 	vitals    vitals
@@ -103,7 +110,7 @@ type slot struct {
 	never  bool      // not until its definition changes
 	busy   bool
 	stale  bool // its definition has changed while it was busy
-	lost   int  // how often somebody else was faster since this beat was
+	lost   bool // somebody else was faster the last time
 	told   string
 }
 
@@ -242,6 +249,8 @@ func pause(ctx context.Context, d time.Duration) error {
 // loop is the one goroutine that knows the slots.
 func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan change) {
 	ready := false
+	yielded := time.NewTimer(0)
+	defer yielded.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -255,7 +264,13 @@ func (b *Beat) loop(ctx, working context.Context, wake *waker, changes <-chan ch
 			}
 		case <-wake.C:
 			wake.woken()
-			b.newPace()
+			if !b.yielding {
+				b.yielding = true
+				b.newPace()
+				yielded.Reset(yield + time.Duration(b.pace()*float64(yieldApart)))
+			}
+		case <-yielded.C:
+			b.yielding = false
 		case <-wake.overslept.C:
 			if err := wake.begin(); err != nil {
 				b.log.ErrorContext(ctx, "cannot wake, trying on", "err", err)
@@ -388,7 +403,7 @@ func (b *Beat) remove(ctx context.Context, name string, revision uint64) {
 func (b *Beat) start(ctx context.Context) {
 	now := b.now()
 	for _, s := range b.slots {
-		if s.busy || s.never || s.due.After(now) {
+		if s.busy || s.never || s.due.After(now) || s.lost && b.yielding {
 			continue
 		}
 		select {
@@ -410,30 +425,24 @@ func (b *Beat) start(ctx context.Context) {
 }
 
 // look is one turn of one entry.
-func (b *Beat) look(ctx context.Context, s *slot, lost int) result {
+func (b *Beat) look(ctx context.Context, s *slot, lost bool) result {
 	ctx, cancel := context.WithTimeout(ctx, turnMost)
 	defer cancel()
 	if s.keeper.inForce == 0 {
 		if err := checkQueue(ctx, b.c, s.keeper.def.entry); err != nil {
-			return result{slot: s, err: err}
-		}
-	} else if lost > 0 {
-		if err := pause(ctx, yieldFor(lost, b.pace())); err != nil {
-			return result{slot: s, err: err}
+			return result{slot: s, err: fmt.Errorf("%s: %w", s.keeper.def.place, err)}
 		}
 	}
-	t, err := s.keeper.look(ctx, b.now(), lost > 0)
-	for _, o := range t.done {
-		b.tell(ctx, o)
-	}
+	t, err := s.keeper.look(ctx, b.now(), lost)
+	b.tell(ctx, t.done)
 	return result{slot: s, turn: t, err: err}
 }
 
-// yieldFor is how long to leave an entry to others, after having been too late so
-// often. The pace, from 0 to 1, is one for all entries of a beat, so that they
-// come back together, and drawn anew with each wake, so that two beats do not.
-func yieldFor(lost int, pace float64) time.Duration {
-	d := yieldLeast << (min(lost, mostLost) - 1)
+// yieldFor is how long to leave an entry to others in a turn that was refused so
+// often. The pace, from 0 to 1, is one for all entries of a beat, so that they come
+// back together.
+func yieldFor(refused int, pace float64) time.Duration {
+	d := yieldLeast << (min(refused, mostRefused) - 1)
 	return d + time.Duration(pace*float64(d))
 }
 
@@ -441,14 +450,24 @@ func (b *Beat) pace() float64 { return math.Float64frombits(b.paceBits.Load()) }
 
 func (b *Beat) newPace() { b.paceBits.Store(math.Float64bits(rand.Float64())) }
 
-func (b *Beat) tell(ctx context.Context, o Occurrence) {
-	if o.Outcome == Fired {
-		b.log.DebugContext(ctx, "sent", "entry", o.Entry, "queue", o.Queue, "task", o.Task, "task_id", o.ID, "late", o.Late)
-	} else {
-		b.log.InfoContext(ctx, "skipped", "entry", o.Entry, "task_id", o.ID, "nominal", o.Nominal, "reason", o.Outcome)
-	}
-	if b.cfg.OnOccurrence != nil {
-		b.cfg.OnOccurrence(o)
+// tell tells of what was decided; of occurrences that were skipped for one reason
+// in a row the log has one line.
+func (b *Beat) tell(ctx context.Context, done []Occurrence) {
+	for i, first := 0, 0; i < len(done); i++ {
+		o := done[i]
+		if b.cfg.OnOccurrence != nil {
+			b.cfg.OnOccurrence(o)
+		}
+		if o.Outcome == Fired {
+			b.log.DebugContext(ctx, "sent", "entry", o.Entry, "queue", o.Queue, "task", o.Task, "task_id", o.ID, "late", o.Late)
+		}
+		if i+1 < len(done) && done[i+1].Outcome == o.Outcome {
+			continue
+		}
+		if o.Outcome != Fired {
+			b.log.InfoContext(ctx, "skipped", "entry", o.Entry, "reason", o.Outcome, "occurrences", i+1-first, "from", done[first].Nominal, "to", o.Nominal)
+		}
+		first = i + 1
 	}
 }
 
@@ -464,19 +483,14 @@ func (b *Beat) finish(ctx context.Context, r result) {
 			b.log.InfoContext(ctx, "entry runs again", "entry", s.name)
 		}
 		s.told, s.due, s.never = "", r.turn.next, !r.turn.ever
-		switch {
-		case len(r.turn.done) > 0:
-			s.lost = 0
-		case r.turn.lost:
-			s.lost = min(s.lost+1, mostLost)
-		}
+		s.lost = len(r.turn.done) == 0 && (r.turn.lost || s.lost)
 		return
 	}
 	wait := retryTurn
 	if stops(r.err) {
 		wait = retryStopped
 	}
-	s.due, s.lost = b.now().Add(wait), max(s.lost, 1) // the newest is read first
+	s.due, s.lost = b.now().Add(wait), true // the newest is read first
 	if text := r.err.Error(); s.told != text && ctx.Err() == nil {
 		s.told = text
 		b.log.ErrorContext(ctx, "entry is not run", "entry", s.name, "err", r.err, "again_in", wait)

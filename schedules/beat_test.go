@@ -229,6 +229,78 @@ func TestOlderDefinition(t *testing.T) {
 	}
 }
 
+// A beat whose zones are older than those that an entry goes by leaves it alone.
+func TestOlderZones(t *testing.T) {
+	w := newWorld(t)
+	s := w.put(printEvery("ping", time.Second))
+	k := w.keeper(s)
+	if err := k.adopt(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p := k.pos.clone()
+	p.Zones = "2999a"
+	if err := k.write(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	b := w.run(Config{})
+	b.log.has(t, "entry is not run", "ping", "time zone data 2999a, this program has "+ZoneVersion())
+	b.end(t)
+	if n := len(w.sent("default")); n > 0 {
+		t.Errorf("%d tasks were sent", n)
+	}
+}
+
+// Two beats with different entries of one name in their files: the one that was
+// started last wins, and the other says so.
+func TestFilesDiffer(t *testing.T) {
+	w := newWorld(t)
+	older, newer := printEvery("ping", time.Second), printEvery("ping", time.Second)
+	newer.Task = "echo"
+	first := w.run(Config{Entries: List(older)})
+	if o := first.next(t); o.Task != "print" {
+		t.Errorf("decided %+v", o)
+	}
+	second := w.run(Config{Entries: List(newer)})
+	if o := second.next(t); o.Task != "echo" {
+		t.Errorf("decided %+v", o)
+	}
+	first.log.has(t, "entry is not run", "entry ping: another beat knows a newer definition")
+	for range 2 {
+		if o := second.next(t); o.Task != "echo" {
+			t.Errorf("decided %+v", o)
+		}
+	}
+	first.end(t)
+	second.end(t)
+	w.whole("ping", "default", time.Second)
+}
+
+// Jitter moves the time from which a task may run, and its expiry with it; the
+// nominal time and the id stay.
+func TestJitterMovesTheTask(t *testing.T) {
+	w := newWorld(t)
+	e := printEvery("ping", time.Minute)
+	e.Jitter, e.Expires = 24*time.Hour, time.Minute
+	s := w.put(e)
+	nominal := time.Now().Truncate(time.Minute)
+	w.seed(s, nominal.Add(-time.Second))
+	k := w.keeper(s)
+	if _, err := k.look(t.Context(), nominal, false); err != nil {
+		t.Fatal(err)
+	}
+	by := k.def.schedule.JitterOf(nominal)
+	h := w.message("default", "print", OccurrenceID("ping", nominal)).Header
+	if got, want := h.Get("Pelton-Eta"), wire.FormatTime(nominal.Add(by)); got != want {
+		t.Errorf("ETA %s, want %s", got, want)
+	}
+	if got, want := h.Get("Pelton-Expires"), (time.Minute + by).String(); got != want {
+		t.Errorf("expires %s, want %s", got, want)
+	}
+	if got, want := h.Get("Pelton-Origin"), "beat:ping@"+nominal.UTC().Format(time.RFC3339); got != want {
+		t.Errorf("origin %s, want %s", got, want)
+	}
+}
+
 // keeper is that of an entry, without a beat.
 func (w *world) keeper(s Stored) *keeper {
 	w.Helper()

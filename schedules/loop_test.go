@@ -1,8 +1,10 @@
 package schedules
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jonboulle/clockwork"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine"
 	"pelton/engine/wire"
@@ -61,6 +64,63 @@ func TestCatchUpAfterAnHour(t *testing.T) {
 				t.Errorf("stored %d, in the ledger as skipped %d, of %s", fired, skipped, want)
 			}
 		})
+	}
+}
+
+// A large standstill with large bodies, in one batch.
+func TestStandstillOfLargeEntries(t *testing.T) {
+	w := newWorld(t)
+	e := printEvery("large", time.Second)
+	e.CatchUp = CatchUp{Policy: CatchUpAll, Max: mostCatchUpMax, MaxAge: time.Hour}
+	e.Body = fmt.Appendf(nil, "%q", bytes.Repeat([]byte("x"), 15<<10))
+	s := w.put(e)
+	now := time.Now().Truncate(time.Second)
+	w.seed(s, now.Add(-time.Hour))
+	turn, err := w.keeper(s).look(t.Context(), now, false)
+	if err != nil || len(turn.done) != 3600 {
+		t.Fatalf("%d were decided, %v", len(turn.done), err)
+	}
+	if fired, skipped := w.whole("large", "default", time.Second); fired < mostCatchUpMax || fired+skipped != 3600 {
+		t.Errorf("%d were sent, %d skipped", fired, skipped)
+	}
+}
+
+// A ledger does not grow with each batch. The chance that two hundred in a row
+// leave it untrimmed is three in a million.
+func TestLedgersAreTrimmed(t *testing.T) {
+	w := newWorld(t)
+	s := w.put(printEvery("minute", time.Minute))
+	clock := clockwork.NewFakeClockAt(time.Now().Add(-24 * time.Hour).Truncate(time.Minute))
+	b, err := NewBeat(w.c, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.store, b.clock = w.store, clock
+	d, err := newDefinition(s.Entry, SourceKV, s.Revision, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slot := b.newSlot(d)
+	const looks = 400
+	for range looks {
+		if r := b.look(t.Context(), slot, false); r.err != nil {
+			t.Fatal(r.err)
+		}
+		clock.Advance(time.Minute)
+	}
+	stream, err := w.c.JetStream().Stream(t.Context(), "PELTON_TASKS_default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter("pelton.ledger.>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := info.State.Subjects["pelton.ledger.default.beat.minute"]; kept < 1 || kept > looks/2 {
+		t.Errorf("the ledger has %d entries after %d batches", kept, looks)
+	}
+	if fired, _ := w.whole("minute", "default", time.Minute); fired != looks-1 {
+		t.Errorf("%d were sent in %d minutes", fired, looks-1)
 	}
 }
 

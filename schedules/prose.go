@@ -30,7 +30,7 @@ func (e Entry) when() string {
 	case !e.At.IsZero():
 		return "once at " + formatTime(e.At)
 	case e.Cron == "":
-		return every(e.Every)
+		return intervalWords(e.Every)
 	}
 	zone := e.Zone
 	if zone == "" {
@@ -57,8 +57,8 @@ func (e Entry) when() string {
 	return clock + " on " + days + " " + zone
 }
 
-// every is an interval in words.
-func every(d time.Duration) string {
+// intervalWords is an interval in words.
+func intervalWords(d time.Duration) string {
 	for _, unit := range []struct {
 		of   time.Duration
 		name string

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,14 +18,18 @@ import (
 	"pelton/engine"
 )
 
-// replicaVariable makes the test's own binary a beat: `<url> <skew>`.
-const replicaVariable = "PELTON_TEST_REPLICA"
+// replicaVariable makes the test's own binary a beat: `<url> <skew>`, and
+// withoutFence one whose ledger expects nothing.
+const (
+	replicaVariable = "PELTON_TEST_REPLICA"
+	withoutFence    = "unfenced"
+)
 
 func runReplica(spec string) {
-	url, by, _ := strings.Cut(spec, " ")
-	skew, err := time.ParseDuration(by)
+	fields := strings.Fields(spec)
+	skew, err := time.ParseDuration(fields[1])
 	if err == nil {
-		err = beatAt(url, skew)
+		err = beatAt(fields[0], skew, slices.Contains(fields, withoutFence))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -32,7 +37,7 @@ func runReplica(spec string) {
 	}
 }
 
-func beatAt(url string, skew time.Duration) error {
+func beatAt(url string, skew time.Duration, bare bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -46,6 +51,9 @@ func beatAt(url string, skew time.Duration) error {
 		return err
 	}
 	b.clock = skewed{clockwork.NewRealClock(), skew}
+	if bare {
+		b.commit = unfenced(c.JetStream())
+	}
 	return b.Run(ctx)
 }
 
@@ -56,11 +64,11 @@ type process struct {
 }
 
 // process starts one. It is killed with the test, at the latest.
-func (w *world) process(skew time.Duration) *process {
+func (w *world) process(skew time.Duration, how ...string) *process {
 	w.Helper()
 	p := &process{log: newLogged()}
 	p.cmd = exec.CommandContext(context.WithoutCancel(w.Context()), os.Args[0])
-	p.cmd.Env = append(os.Environ(), replicaVariable+"="+w.broker.URL()+" "+skew.String())
+	p.cmd.Env = append(os.Environ(), replicaVariable+"="+w.broker.URL()+" "+skew.String()+" "+strings.Join(how, " "))
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		w.Fatal(err)

@@ -128,7 +128,7 @@ func deploymentFiles(t *testing.T) fstest.MapFS {
 		}
 	}
 	// What COPY takes must exist; its content does not matter.
-	for _, dir := range []string{"cmd", "edges", "engine", "internal"} {
+	for _, dir := range []string{"cmd", "edges", "engine", "internal", "schedules"} {
 		files[dir+"/dir"] = &fstest.MapFile{}
 	}
 	for _, name := range []string{"go.mod", "go.sum"} {

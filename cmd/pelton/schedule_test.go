@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +210,38 @@ func TestScheduleImport(t *testing.T) {
 	if s := w.scheduleOf("poll"); s.When != "every minute" {
 		t.Errorf("replaced: %+v", s)
 	}
+}
+
+// What the words of ls say of times is what next tells.
+func TestScheduleList(t *testing.T) {
+	w := beatWorld(t)
+	w.ok("schedule", "add", "weekdays", "--cron", "0 9 * * MON-FRI", "--zone", "Europe/Berlin", "print")
+	w.ok("schedule", "add", "once", "--at", "2099-01-01T00:00:00Z", "print")
+	w.ok("schedule", "add", "over", "--every", "1m", "--start", "2020-01-01T00:00:00Z", "--end", "2020-01-02T00:00:00Z", "print")
+	got := w.ok("schedule", "ls", "--next", "3")
+	for _, want := range []string{
+		`(?m)^weekdays +weekdays at 09:00 Europe/Berlin +print +\S+Z \S+Z \S+Z +- +- +0 +0 +0 +ok$`,
+		`(?m)^once +once at 2099-01-01T00:00:00Z +print +2099-01-01T00:00:00Z +- +- +0 +0 +0 +ok$`,
+		`(?m)^over +.* +print +- +- +- +0 +0 +0 +ended$`,
+	} {
+		if !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("no line %s in\n%s", want, got)
+		}
+	}
+	for _, at := range w.scheduleOf("weekdays").Next {
+		if local := at.In(berlin(t)); local.Hour() != 9 || local.Weekday() == time.Saturday || local.Weekday() == time.Sunday {
+			t.Errorf("next %s", local)
+		}
+	}
+}
+
+func berlin(t *testing.T) *time.Location {
+	t.Helper()
+	zone, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return zone
 }
 
 func TestScheduleWithoutBucket(t *testing.T) {

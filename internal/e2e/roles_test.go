@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -59,10 +60,38 @@ func (w *world) does(args ...string) string {
 	return out
 }
 
+// beats has entries of every policy of overlap sent, and looked at.
+func (w *world) beats() {
+	w.t.Helper()
+	s := w.as("scheduler")
+	entries := []string{"queue", "skip", "replace"}
+	for _, overlap := range entries {
+		s.does("schedule", "add", overlap, "--every", "1s", "--overlap", overlap, "print", `"tick"`)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for _, name := range entries {
+		for fired := 0; fired < 2; {
+			var entry struct{ Counts map[string]int }
+			if err := json.Unmarshal([]byte(s.does("schedule", "show", name)), &entry); err != nil {
+				w.t.Fatal(err)
+			}
+			if fired = entry.Counts["fired"]; time.Now().After(deadline) {
+				w.t.Fatalf("entry %s was sent %d times", name, fired)
+			}
+		}
+	}
+	s.does("schedule", "ls", "--next", "3")
+	s.does("schedule", "pause", "skip")
+	s.does("schedule", "resume", "skip")
+	s.does("schedule", "history", "skip")
+	s.does("schedule", "run", "skip")
+	s.does(append([]string{"schedule", "rm"}, entries...)...)
+}
+
 // TestRolesWithTheirUsers runs every role as the user that is shipped for it:
 // the broker forbids nothing of what they do.
 func TestRolesWithTheirUsers(t *testing.T) {
-	for _, user := range []string{"publisher", "trusted", "waiter", "canceller", "worker", "ingest", "emit", "setup", "janitor", "observer", "operator"} {
+	for _, user := range []string{"publisher", "trusted", "waiter", "canceller", "worker", "beat", "scheduler", "ingest", "emit", "setup", "janitor", "observer", "operator"} {
 		t.Setenv("NATS_"+strings.ToUpper(user)+"_PASSWORD", password(user))
 	}
 	forbidden := &violations{}
@@ -70,7 +99,7 @@ func TestRolesWithTheirUsers(t *testing.T) {
 		cfg.ConfigFile, cfg.Monitor, cfg.Logger = shipped, true, slog.New(slog.NewTextHandler(forbidden, nil))
 	}))
 	w.as("setup").does("setup", "apply")
-	roles := []*role{w.as("worker").start("worker"), w.as("ingest").start("edge", "ingest"), w.as("emit").start("edge", "emit")}
+	roles := []*role{w.as("worker").start("worker"), w.as("beat").start("beat"), w.as("ingest").start("edge", "ingest"), w.as("emit").start("edge", "emit")}
 
 	const commands = 20
 	w.does("produce", "hello", "--topic", "commands", "--count", fmt.Sprint(commands), "--every", "1ms")
@@ -86,6 +115,7 @@ func TestRolesWithTheirUsers(t *testing.T) {
 	for _, id := range []string{"first", "late", "soon"} {
 		w.as("operator").does("task", "show", id)
 	}
+	w.beats()
 	w.as("operator").does("queue", "ls")
 	w.as("operator").does("dead", "ls")
 	w.as("operator").does("doctor")

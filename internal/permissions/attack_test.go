@@ -43,7 +43,7 @@ var attacks = []attack{
 	{"a task", []string{"worker", "waiter", "emit", "observer", "operator", "setup", "janitor"}, stores("pelton.task.default.print")},
 	{"a dead letter", []string{"scheduler", "beat", "publisher", "ingest", "operator"}, stores("pelton.dead.default.print.job-1")},
 	{"acknowledge", []string{"scheduler", "beat", "publisher", "trusted", "waiter", "ingest", "emit", "observer", "operator", "setup", "janitor"}, acknowledges},
-	{"purge a queue", []string{"scheduler", "beat", "publisher", "worker", "ingest", "emit", "setup", "operator"}, asks("STREAM.PURGE."+tasksOf, `{}`)},
+	{"purge a queue", []string{"scheduler", "publisher", "worker", "ingest", "emit", "setup", "operator"}, asks("STREAM.PURGE."+tasksOf, `{}`)},
 	{"purge records", []string{"scheduler", "beat", "worker", "emit", "setup", "janitor"}, asks("STREAM.PURGE."+resultsOf, `{}`)},
 	{"delete a stream", []string{"scheduler", "beat", "publisher", "worker", "ingest", "emit", "setup", "janitor", "operator"}, asks("STREAM.DELETE."+laterOf, ``)},
 	{"change a stream", []string{"scheduler", "beat", "publisher", "worker", "ingest", "emit", "janitor", "operator"}, changes},

@@ -290,14 +290,14 @@ func beater(cfg Config) Role {
 		plain := n.plain()
 		of := append(n.entries(), []Right{
 			{plain.task(".*.*"), "tasks, each with its id"},
-			{n.ns.CanceledSubject(n.queue), "have the janitor remove a task that is replaced"},
+			{api + "STREAM.PURGE." + plain.tasks, "remove a task that is replaced"},
 			{n.records(), "write that a task is replaced"},
 			{n.revoked(), "tell the workers"},
 			{api + "STREAM.PURGE." + plain.later, "remove a task that is replaced and waits for its time"},
 		}...)
 		return append(of, n.lookup()...)
 	})...)
-	return Role{Name: "beat", Does: "sends tasks at their times; sees bodies that wait, may remove those that wait for their time", Publish: rights}
+	return Role{Name: "beat", Does: "sends tasks at their times; sees bodies that wait, may empty a queue", Publish: rights}
 }
 
 func scheduler(cfg Config) Role {

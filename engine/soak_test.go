@@ -91,7 +91,7 @@ func TestSoak(t *testing.T) {
 		}
 		return m.Body, nil
 	})
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
 	soaked := time.After(*soakFor)

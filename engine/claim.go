@@ -89,7 +89,7 @@ func (w *Worker) prepare(ctx context.Context, d *delivery, canHold bool) bool {
 			d.ack()
 			return false
 		case verdictParked:
-			d.pool.settler.add(w.parkedAgain(d, r))
+			d.pool.settler.add(w.parkedAgain(d, r, revision))
 			return false
 		case verdictRun:
 			if r != nil && r.Run == d.meta.Run && d.adopt(r) && !canHold {

@@ -494,7 +494,7 @@ func (w *faults) readRecords() {
 func (w *faults) tell(events []faulttest.Event, id string) {
 	w.t.Helper()
 	for _, e := range events {
-		if e.ID == id {
+		if id != "" && e.ID == id {
 			w.t.Logf("%s", must(json.Marshal(e)))
 		}
 	}

@@ -210,9 +210,12 @@ func (w *Worker) bury(s *settlement, f *wire.Failure, now time.Time) {
 }
 
 // parkedAgain settles a delivery whose record says that a later attempt is
-// owed: the same schedule once more, which replaces what waits, then the ack.
-func (w *Worker) parkedAgain(d *delivery, r *Record) *settlement {
-	return &settlement{d: d, after: w.parkMessage(d, r, r.Attempt, r.ETA)}
+// owed: the same record and the same schedule once more, which replaces what
+// waits, then the ack. The record is written for its revision alone: a worker
+// that still keeps the task for that attempt must not claim it any more, for its
+// message is gone then and what is parked would be taken for a copy.
+func (w *Worker) parkedAgain(d *delivery, r *Record, revision uint64) *settlement {
+	return &settlement{d: d, record: r, revision: revision, after: w.parkMessage(d, r, r.Attempt, r.ETA)}
 }
 
 // settler pays the settlements of one queue, as many at once as have gathered

@@ -227,7 +227,7 @@ func (h *history) judgeEnd(id string) {
 // whoever claimed the record last.
 func (h *history) judgeRecords(id string) {
 	type attempt struct{ run, attempt int }
-	ended, failed := map[int]uint64{}, map[attempt]uint64{}
+	ended, failed := map[int]uint64{}, map[attempt]Event{}
 	var claim *wire.Record
 	for _, e := range h.records[id] {
 		r := e.Record
@@ -241,10 +241,11 @@ func (h *history) judgeRecords(id string) {
 			ended[r.Run] = e.Revision
 		}
 		if r.State == wire.StateRetrying {
-			if before, is := failed[attempt{r.Run, r.Attempt}]; is {
-				h.breaks(RuleTwice, id, "attempt %d is owed at revisions %d and %d", r.Attempt, before, e.Revision)
+			before := failed[attempt{r.Run, r.Attempt}]
+			if before.Record != nil && !sameFailure(before.Record, r) {
+				h.breaks(RuleTwice, id, "attempt %d is owed at revisions %d and %d", r.Attempt, before.Revision, e.Revision)
 			}
-			failed[attempt{r.Run, r.Attempt}] = e.Revision
+			failed[attempt{r.Run, r.Attempt}] = e
 		}
 		if r.State == wire.StateStarted {
 			claim = r
@@ -252,6 +253,12 @@ func (h *history) judgeRecords(id string) {
 		}
 		h.judgeOutcome(id, e, claim)
 	}
+}
+
+// sameFailure reports whether two records tell of one failure: whoever parks its
+// next attempt once more writes the record again as it is.
+func sameFailure(a, b *wire.Record) bool {
+	return a.Worker == b.Worker && a.StartedAt.Equal(b.StartedAt) && a.ETA.Equal(b.ETA)
 }
 
 // judgeOutcome: an outcome that a handler has led to is of the run that claimed

@@ -130,7 +130,8 @@ func TestJudge(t *testing.T) {
 		{"an attempt fails twice", func(s *story) {
 			s.send(3, "c", Acked)
 			s.record("c", wire.StateRetrying, 2, "w1", 5, nil)
-			s.record("c", wire.StateRetrying, 2, "w1", 5, nil)
+			s.record("c", wire.StateRetrying, 2, "w1", 5, nil) // the same, written again
+			s.record("c", wire.StateRetrying, 2, "w2", 6, nil)
 			fence := s.record("c", wire.StateStarted, 2, "w2", 6, nil)
 			s.record("c", wire.StateSucceeded, 2, "w2", 6, s.run(3, "c", 2, fence, "w2"))
 		}, []Rule{RuleTwice}},

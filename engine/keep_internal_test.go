@@ -92,3 +92,56 @@ func TestMessageThatIsHeldIsNotTakenAgain(t *testing.T) {
 		t.Error("held after its lease has passed")
 	}
 }
+
+// TestParkedAgainTakesTheClaim: a message that is delivered to a second worker,
+// as by a broker that was killed, while the first keeps its task: once the second
+// has parked the next attempt, the first cannot claim it any more.
+func TestParkedAgainTakesTheClaim(t *testing.T) {
+	broker := enginetest.Start(t)
+	broker.Setup(DefaultQueue)
+	c, err := NewClient(broker.Conn(ConnectOptions(nil)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	delivered := func() *delivery {
+		w := NewWorker(c, WorkerConfig{})
+		p := newPool(w, Queue{Name: DefaultQueue, Slots: 1})
+		go p.settler.run()
+		t.Cleanup(p.settler.close)
+		d := &delivery{
+			pool: p, lane: p.lanes[0], sequence: 1, redeliver: true, ackWait: 30 * time.Second, renewed: time.Now(), id: "default-1",
+			addr: wire.Address{Lane: wire.PlainLane(DefaultQueue), Task: "toil"}, meta: wire.Meta{Attempt: 1, Run: 1},
+			msg: &nats.Msg{Subject: "pelton.task.default.toil", Reply: "nobody", Data: []byte(`1`)},
+		}
+		w.leases.take(d, time.Now())
+		return d
+	}
+	first, second := delivered(), delivered()
+	owed := &Record{}
+	first.describe(owed, "first")
+	owed.State, owed.Attempt, owed.Sequence, owed.Due = wire.StateRetrying, 2, 1, true
+	owed.ETA = time.Now().Add(10 * time.Second).UTC()
+	revision, err := c.casRecord(t.Context(), owed, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.pool.w.prepare(t.Context(), second, true) {
+		t.Error("the second worker is to run what is owed later")
+	}
+	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
+		info, err := c.streamInfo(t.Context(), c.ns.LaterStream(second.addr.Lane))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.State.Msgs == 1 {
+			break
+		}
+	}
+	if done, run := first.pool.w.claim(t.Context(), first.next(owed), owed, revision, time.Minute); done || run {
+		t.Errorf("claimed by who kept it: done %v, run %v", done, run)
+	}
+	if r, err := c.Record(t.Context(), DefaultQueue, "default-1"); err != nil || r.State != wire.StateRetrying || r.Attempt != 2 {
+		t.Errorf("record %+v, %v", r, err)
+	}
+}

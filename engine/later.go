@@ -49,7 +49,11 @@ func (c *Client) publishLater(ctx context.Context, task string, body []byte, o s
 			return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
 		}
 	}
-	if _, err := c.publishKnown(waitingForRoom(ctx, o.waitForRoom), m, a.Lane, true); err != nil {
+	_, err = c.publishKnown(waitingForRoom(ctx, o.waitForRoom), m, a.Lane, true)
+	if !o.explicit && errors.Is(err, ErrExists) {
+		err = nil // nobody else has a random id: it is this very task, which was stored by a try whose answer was lost
+	}
+	if err != nil {
 		return o.id, fmt.Errorf("task %s, id %s: %w", task, o.id, err)
 	}
 	if o.tracked {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"pelton/engine"
 )
 
@@ -66,6 +68,45 @@ func TestDelayedSendWhosePubAckIsLost(t *testing.T) {
 				t.Errorf("ran %d times", runs.Load())
 			}
 		})
+	}
+}
+
+// TestDelayedSendThatIsParkedAgain: a worker has replaced what waits under a random
+// id before the sender, whose answer was lost, can ask again. The id is its own
+// all the same.
+func TestDelayedSendThatIsParkedAgain(t *testing.T) {
+	s := newSystem(t)
+	c, link := s.linked()
+	lost := link.DeafenAt(`"seq":`)
+	parked := make(chan error, 1)
+	go func() {
+		defer link.Cut()
+		<-lost
+		stream, err := s.client.JetStream().Stream(s.ctx(), laterStream)
+		if err != nil {
+			parked <- err
+			return
+		}
+		m, err := stream.GetLastMsgForSubject(s.ctx(), "pelton.later.default.>")
+		if err != nil {
+			parked <- err
+			return
+		}
+		m.Header.Del("Nats-Expected-Last-Subject-Sequence")
+		m.Header.Set("Nats-Msg-Id", "another")
+		_, err = s.client.JetStream().PublishMsg(s.ctx(), &nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data})
+		parked <- err
+	}()
+	r, err := count.Send(s.ctx(), c, 7, engine.WithCountdown(time.Hour))
+	if again := <-parked; again != nil {
+		t.Fatal(again)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.onceIn(laterStream, 1)
+	if record, err := s.client.Lookup(s.ctx(), "default", r.ID()); err != nil || record.ID != r.ID() {
+		t.Errorf("%+v, %v", record, err)
 	}
 }
 

@@ -195,6 +195,9 @@ func TestNotStopped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := s.admin.Conn().FlushWithContext(ctx); err != nil { // the other connection publishes
+			t.Fatal(err)
+		}
 		if err := s.nc.PublishMsg(&nats.Msg{Subject: "pelton.task.default.print", Reply: "pelton.task.mail.print", Data: []byte(`1`)}); err != nil {
 			t.Fatal(err)
 		}

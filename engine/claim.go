@@ -108,6 +108,9 @@ func (w *Worker) prepare(ctx context.Context, d *delivery, canHold bool) bool {
 // claim writes the record with which this run begins. It is done when the claim
 // stands, or the task shall not run; otherwise the record has changed.
 func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revision uint64, ahead time.Duration) (done, run bool) {
+	if d.isLost() {
+		return true, false
+	}
 	r := w.claimRecord(d, before)
 	if res, unfit := w.unfit(d, ahead); unfit {
 		if before != nil && before.Run < d.meta.Run {

@@ -205,6 +205,7 @@ func (d *delivery) replyTo() string {
 // begin notes that the handler starts and how it is stopped, unless it may not
 // start any more: then it tells what comes of that.
 func (d *delivery) begin(ctx context.Context, cancel context.CancelCauseFunc, now time.Time) (result, bool) {
+	d.pool.w.leases.awake()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -252,7 +253,9 @@ func (d *delivery) lose() {
 	}
 }
 
+// isLost reports whether the lease has passed; once it has, it stays so.
 func (d *delivery) isLost() bool {
+	d.pool.w.leases.awake()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.lost

@@ -123,3 +123,41 @@ func TestFrozenWorkerBeginsNothing(t *testing.T) {
 		t.Errorf("%d records written, %v", n, err)
 	}
 }
+
+// TestNothingIsSentLater: what cannot be sent now is tried again by whoever holds
+// the task then; the library would keep it for the next connection.
+func TestNothingIsSentLater(t *testing.T) {
+	broker := enginetest.Start(t)
+	link := broker.Link()
+	c, err := Connect(t.Context(), link.URL(), ClientConfig{NATS: []nats.Option{nats.ReconnectWait(time.Second), nats.ReconnectJitter(0, 0)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	heard, err := broker.Conn().SubscribeSync("later")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := NewWorker(c, WorkerConfig{})
+	s := newPool(w, Queue{Name: "default", Slots: 1}).settler
+	back := c.nc.StatusChanged(nats.CONNECTED)
+	gone := c.nc.StatusChanged(nats.RECONNECTING)
+	link.Cut()
+	<-gone
+	if a := s.publish(nats.NewMsg("later"), nil); !a.asked || a.err == nil {
+		t.Errorf("sent without a connection: %+v", a)
+	}
+	<-back
+	if a := s.publish(nats.NewMsg("later"), nil); a.err != nil {
+		t.Error(a.err)
+	}
+	if err := c.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := heard.NextMsg(10 * time.Second); err != nil {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if n, _, err := heard.Pending(); n != 0 || err != nil {
+		t.Errorf("%d more messages, %v", n, err)
+	}
+}

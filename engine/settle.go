@@ -434,7 +434,12 @@ func (a answer) wait() (uint64, error) {
 	}
 }
 
+// publish sends a message while there is a connection: what the library kept for
+// the next one could come after the lease, and replace a later attempt.
 func (s *settler) publish(m *nats.Msg, err error) answer {
+	if err == nil && s.w.c.nc.Status() != nats.CONNECTED {
+		err = errNotSent
+	}
 	if err != nil {
 		return answer{asked: true, err: err}
 	}

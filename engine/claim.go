@@ -32,11 +32,12 @@ func judge(r *Record, d *delivery) verdict {
 		if d.due && r.Attempt <= d.meta.Attempt && r.Generation <= d.meta.Generation && !r.ETA.After(d.meta.ETA) {
 			return verdictRun // its time has come
 		}
-		if r.Generation <= d.meta.Generation && (d.due && r.DueSeq != d.sequence || !d.due && r.Sequence == 0) {
+		if r.Generation <= d.meta.Generation && (d.due && !d.parked && r.DueSeq != d.sequence || !d.due && r.Sequence == 0) {
 			return verdictDone // a copy: what is parked has come of another message
 		}
 		// This message has led to what is parked, perhaps only in the record; or
-		// the record has replaced it.
+		// the record has replaced it. Or it was parked by a worker and reached the
+		// broker late: then it has replaced what was parked since.
 		return verdictParked
 	case r.Attempt > d.meta.Attempt && claimedBy(r, d):
 		return verdictRun // an attempt after the one of the message, which was kept for it

@@ -94,6 +94,7 @@ func TestJudge(t *testing.T) {
 	}
 	plain := &delivery{sequence: 7, meta: wire.Meta{Run: 2, Attempt: 2}}
 	due := &delivery{sequence: 7, due: true, meta: wire.Meta{Run: 2, Attempt: 2}}
+	parked := &delivery{sequence: 7, due: true, parked: true, meta: wire.Meta{Run: 2, Attempt: 2}}
 	for _, tc := range []struct {
 		name string
 		d    *delivery
@@ -113,6 +114,8 @@ func TestJudge(t *testing.T) {
 		{"delay parked, ack lost", plain, record(wire.StateScheduled, 2, 2, 7), verdictParked},
 		{"due again after the next was parked", due, &Record{State: wire.StateRetrying, Run: 2, Attempt: 3, DueSeq: 7}, verdictParked},
 		{"a due copy while the next attempt of another is parked", due, record(wire.StateRetrying, 2, 3, 7), verdictDone},
+		{"parked late, in place of the next attempt", parked, record(wire.StateRetrying, 2, 3, 6), verdictParked},
+		{"parked late, while the next attempt runs", parked, &Record{State: wire.StateStarted, Run: 2, Attempt: 3, Due: true, DueSeq: 9}, verdictDone},
 		{"the next attempt runs already", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 3, Sequence: 7, Due: true, DueSeq: 9}, verdictDone},
 		{"kept for the next attempt, its worker died", plain, record(wire.StateStarted, 2, 3, 7), verdictRun},
 		{"kept for the next attempt, then handed back", plain, record(wire.StateQueued, 2, 3, 7), verdictRun},

@@ -248,3 +248,21 @@ func TestFrozenWorkerIsSilent(t *testing.T) {
 		t.Errorf("%d more messages, %v", n, err)
 	}
 }
+
+// TestLaggingReplicaIsNoTrouble: a record that refuses and cannot be seen yet is
+// tried again, and nobody is told that outcomes cannot be written.
+func TestLaggingReplicaIsNoTrouble(t *testing.T) {
+	broker := enginetest.Start(t)
+	c, err := NewClient(broker.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := newPool(NewWorker(c, WorkerConfig{}), Queue{Name: "default", Slots: 1}).settler
+	if s.complain(nil); s.trouble || s.signs.cannotWrite.Load() {
+		t.Error("a worker that waits for a replica says that it cannot write")
+	}
+	if s.complain(nats.ErrTimeout); !s.trouble || !s.signs.cannotWrite.Load() {
+		t.Error("nobody is told of an outcome that cannot be written")
+	}
+}

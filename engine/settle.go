@@ -373,6 +373,9 @@ func (s *settler) pay(batch []*settlement) {
 
 // complain says once that outcomes cannot be written.
 func (s *settler) complain(err error) {
+	if err == nil {
+		return // a replica that lags
+	}
 	if !s.trouble && s.w.c.nc.Status() == nats.CONNECTED {
 		s.trouble = true
 		s.signs.cannotWrite.Store(true)

@@ -32,11 +32,12 @@ func judge(r *Record, d *delivery) verdict {
 		if d.due && r.Attempt <= d.meta.Attempt && r.Generation <= d.meta.Generation && !r.ETA.After(d.meta.ETA) {
 			return verdictRun // its time has come
 		}
-		if r.Generation <= d.meta.Generation && (d.due && r.DueSeq != d.sequence || !d.due && r.Sequence == 0) {
+		if r.Generation <= d.meta.Generation && (d.due && !d.parked && r.DueSeq != d.sequence || !d.due && r.Sequence == 0) {
 			return verdictDone // a copy: what is parked has come of another message
 		}
 		// This message has led to what is parked, perhaps only in the record; or
-		// the record has replaced it.
+		// the record has replaced it. Or it was parked by a worker and reached the
+		// broker late: then it has replaced what was parked since.
 		return verdictParked
 	case r.Attempt > d.meta.Attempt && claimedBy(r, d):
 		return verdictRun // an attempt after the one of the message, which was kept for it
@@ -108,6 +109,9 @@ func (w *Worker) prepare(ctx context.Context, d *delivery, canHold bool) bool {
 // claim writes the record with which this run begins. It is done when the claim
 // stands, or the task shall not run; otherwise the record has changed.
 func (w *Worker) claim(ctx context.Context, d *delivery, before *Record, revision uint64, ahead time.Duration) (done, run bool) {
+	if d.isLost() {
+		return true, false
+	}
 	r := w.claimRecord(d, before)
 	if res, unfit := w.unfit(d, ahead); unfit {
 		if before != nil && before.Run < d.meta.Run {

@@ -86,6 +86,7 @@ func (s *settler) sendAcks(batch []*settlement, answers []answer) {
 		s.confirm = confirm
 	}
 	for acks := s.acks; len(acks) > 0; {
+		s.signs.settling.Turn()
 		some := acks[:min(len(acks), confirmMost)]
 		acks = acks[len(some):]
 		s.confirm.send(batch, some, answers)

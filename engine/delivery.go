@@ -20,6 +20,7 @@ type delivery struct {
 	lane      *lane
 	due       bool // it came by the due lane
 	kept      bool // its message was kept here from the attempt before
+	parked    bool // it has become due after a worker had parked it
 	addr      wire.Address
 	meta      wire.Meta
 	id        string
@@ -86,7 +87,7 @@ func newDelivery(p *pool, ln *lane, msg *nats.Msg, due bool, now time.Time) *del
 	if addr.Task != wire.TaskDead {
 		d.bad = firstError(d.bad, p.w.c.limits.CheckSize(msg.Data))
 	}
-	d.meta = meta
+	d.meta, d.parked = meta, due && wasParked(wire.Header(msg.Header))
 	d.id = taskID(addr, meta, d.sequence)
 	if !due && meta.Run == 1 && d.explicit() {
 		if err := wire.CheckExplicitID(d.queue(), d.id); err != nil {
@@ -120,7 +121,7 @@ func (d *delivery) next(r *Record) *delivery {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := &delivery{
-		msg: d.msg, pool: d.pool, lane: d.lane, due: d.due, kept: true, addr: d.addr, meta: d.meta, id: d.id, sequence: d.sequence,
+		msg: d.msg, pool: d.pool, lane: d.lane, due: d.due, kept: true, parked: d.parked, addr: d.addr, meta: d.meta, id: d.id, sequence: d.sequence,
 		redeliver: d.redeliver, published: d.published, ackWait: d.ackWait, arrived: d.arrived, readyAt: d.readyAt,
 		reply: d.reply, renewed: d.renewed, revoked: d.revoked,
 	}
@@ -137,6 +138,10 @@ func (d *delivery) adopt(r *Record) (later bool) {
 	}
 	return later
 }
+
+// wasParked reports whether a message was parked by one that held its task, and
+// not sent with a time.
+func wasParked(h wire.Header) bool { return h.Value(wire.HeaderAttempt) != "" }
 
 // scheduledHere reports whether a due message was fired by its own schedule.
 func (p *pool) scheduledHere(d *delivery) bool {
@@ -205,6 +210,7 @@ func (d *delivery) replyTo() string {
 // begin notes that the handler starts and how it is stopped, unless it may not
 // start any more: then it tells what comes of that.
 func (d *delivery) begin(ctx context.Context, cancel context.CancelCauseFunc, now time.Time) (result, bool) {
+	d.pool.w.leases.awake()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -252,7 +258,9 @@ func (d *delivery) lose() {
 	}
 }
 
+// isLost reports whether the lease has passed; once it has, it stays so.
 func (d *delivery) isLost() bool {
+	d.pool.w.leases.awake()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.lost

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,9 @@ type leases struct {
 	mu   sync.Mutex
 	held map[place]*delivery
 	last *delivery // see alone
+
+	begun  time.Time
+	looked atomic.Int64 // when it was looked for what has passed, in nanoseconds since begun
 }
 
 // place is where a message stands in the broker.
@@ -29,7 +33,7 @@ type place struct {
 }
 
 func newLeases(w *Worker) *leases {
-	return &leases{w: w, held: map[place]*delivery{}}
+	return &leases{w: w, held: map[place]*delivery{}, begun: time.Now()}
 }
 
 // take holds a delivery, unless its message is held here already. A broker that
@@ -170,6 +174,18 @@ func (l *leases) confirm(ctx context.Context, due []*delivery, within time.Durat
 	return l.w.c.nc.FlushWithContext(ctx) == nil
 }
 
+// roundsLate is how long ago the last round may be before others look for
+// themselves.
+const roundsLate = 10 * leaseTick
+
+// awake gives up what has passed where the rounds are late: after a freeze of the
+// process anybody may run before their goroutine does.
+func (l *leases) awake() {
+	if now := time.Now(); now.Sub(l.begun)-time.Duration(l.looked.Load()) > roundsLate {
+		l.expire(context.Background(), now) //nolint:forbidigo // only for the log
+	}
+}
+
 // expire gives up the leases that have passed.
 func (l *leases) expire(ctx context.Context, now time.Time) {
 	if l.w.without.Lease {
@@ -180,12 +196,14 @@ func (l *leases) expire(ctx context.Context, now time.Time) {
 	for _, d := range l.held {
 		d.mu.Lock()
 		if now.Sub(d.renewed) >= d.ackWait*4/5 {
+			d.lost = true
 			lost = append(lost, d)
 			l.forget(d)
 		}
 		d.mu.Unlock()
 	}
 	l.mu.Unlock()
+	l.looked.Store(int64(now.Sub(l.begun)))
 	for _, d := range lost {
 		d.lose()
 		if hook := l.w.cfg.Hooks.LeaseLost; hook != nil {

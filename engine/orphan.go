@@ -207,7 +207,7 @@ func (c *Client) forgotten(f forgotten, m *stored) (*delivery, error) {
 	}
 	d := &delivery{
 		msg: &nats.Msg{Subject: m.subject, Header: nats.Header(m.header), Data: m.data},
-		due: f.due, addr: addr, meta: meta, id: taskID(addr, meta, m.sequence), sequence: m.sequence, published: m.time,
+		due: f.due, parked: f.due && wasParked(m.header), addr: addr, meta: meta, id: taskID(addr, meta, m.sequence), sequence: m.sequence, published: m.time,
 	}
 	if !f.due && meta.Run == 1 && d.explicit() {
 		if err := wire.CheckExplicitID(d.queue(), d.id); err != nil {

@@ -540,7 +540,7 @@ func (p *pool) unaside(d *delivery) {
 // check is what is done now and then: find lost requests, and hand back what
 // has waited too long for a slot.
 func (p *pool) check(now time.Time) {
-	trouble := false
+	trouble, connected := false, p.w.c.nc.Status() == nats.CONNECTED
 	for _, ln := range p.lanes {
 		ln.plain.check(now)
 		ln.due.check(now)
@@ -550,7 +550,9 @@ func (p *pool) check(now time.Time) {
 		}
 		kept := ln.ready[:0]
 		for _, d := range ln.ready {
-			if now.Sub(d.readyAt) < handBackAfter {
+			// What is said without a connection leaves with the next one, and may find
+			// the task in other hands.
+			if now.Sub(d.readyAt) < handBackAfter || !connected {
 				kept = append(kept, d)
 				continue
 			}
@@ -582,8 +584,12 @@ func (p *pool) stop() {
 }
 
 // handBack returns what has not started to the queue. A record that says it
-// has is set back first, so that this counts neither as failure nor as death.
+// has is set back first, so that this counts neither as failure nor as death. One
+// whose lease has passed is another's by now.
 func (p *pool) handBack(d *delivery) {
+	if d.isLost() {
+		return
+	}
 	if r, _ := d.claim(); r == nil {
 		p.w.leases.remove(d)
 		d.nak()

@@ -94,6 +94,7 @@ func TestJudge(t *testing.T) {
 	}
 	plain := &delivery{sequence: 7, meta: wire.Meta{Run: 2, Attempt: 2}}
 	due := &delivery{sequence: 7, due: true, meta: wire.Meta{Run: 2, Attempt: 2}}
+	parked := &delivery{sequence: 7, due: true, parked: true, meta: wire.Meta{Run: 2, Attempt: 2}}
 	for _, tc := range []struct {
 		name string
 		d    *delivery
@@ -113,6 +114,8 @@ func TestJudge(t *testing.T) {
 		{"delay parked, ack lost", plain, record(wire.StateScheduled, 2, 2, 7), verdictParked},
 		{"due again after the next was parked", due, &Record{State: wire.StateRetrying, Run: 2, Attempt: 3, DueSeq: 7}, verdictParked},
 		{"a due copy while the next attempt of another is parked", due, record(wire.StateRetrying, 2, 3, 7), verdictDone},
+		{"parked late, in place of the next attempt", parked, record(wire.StateRetrying, 2, 3, 6), verdictParked},
+		{"parked late, while the next attempt runs", parked, &Record{State: wire.StateStarted, Run: 2, Attempt: 3, Due: true, DueSeq: 9}, verdictDone},
 		{"the next attempt runs already", plain, &Record{State: wire.StateStarted, Run: 2, Attempt: 3, Sequence: 7, Due: true, DueSeq: 9}, verdictDone},
 		{"kept for the next attempt, its worker died", plain, record(wire.StateStarted, 2, 3, 7), verdictRun},
 		{"kept for the next attempt, then handed back", plain, record(wire.StateQueued, 2, 3, 7), verdictRun},
@@ -243,5 +246,23 @@ func TestFrozenWorkerIsSilent(t *testing.T) {
 	}
 	if n, _, err := heard.Pending(); n != 0 || err != nil {
 		t.Errorf("%d more messages, %v", n, err)
+	}
+}
+
+// TestLaggingReplicaIsNoTrouble: a record that refuses and cannot be seen yet is
+// tried again, and nobody is told that outcomes cannot be written.
+func TestLaggingReplicaIsNoTrouble(t *testing.T) {
+	broker := enginetest.Start(t)
+	c, err := NewClient(broker.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := newPool(NewWorker(c, WorkerConfig{}), Queue{Name: "default", Slots: 1}).settler
+	if s.complain(nil); s.trouble || s.signs.cannotWrite.Load() {
+		t.Error("a worker that waits for a replica says that it cannot write")
+	}
+	if s.complain(nats.ErrTimeout); !s.trouble || !s.signs.cannotWrite.Load() {
+		t.Error("nobody is told of an outcome that cannot be written")
 	}
 }

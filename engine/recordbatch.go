@@ -110,6 +110,7 @@ func (r *recordBatches) encode(x *settlement) (err error) {
 // sendRecords writes what is to be recorded.
 func (s *settler) sendRecords(batch []*settlement, answers []answer) {
 	for records := s.records; len(records) > 0; {
+		s.signs.settling.Turn() // each batch may wait for fastPatient
 		some := records[:min(len(records), recordsMost)]
 		records = records[len(some):]
 		if s.batches.ready(len(some)) {

@@ -376,6 +376,9 @@ func (s *settler) pay(batch []*settlement) {
 
 // complain says once that outcomes cannot be written.
 func (s *settler) complain(err error) {
+	if err == nil {
+		return // a replica that lags
+	}
 	if !s.trouble && s.w.c.nc.Status() == nats.CONNECTED {
 		s.trouble = true
 		s.signs.cannotWrite.Store(true)
@@ -437,7 +440,12 @@ func (a answer) wait() (uint64, error) {
 	}
 }
 
+// publish sends a message while there is a connection: what the library kept for
+// the next one could come after the lease, and replace a later attempt.
 func (s *settler) publish(m *nats.Msg, err error) answer {
+	if err == nil && s.w.c.nc.Status() != nats.CONNECTED {
+		err = errNotSent
+	}
 	if err != nil {
 		return answer{asked: true, err: err}
 	}

@@ -406,3 +406,60 @@ func TestRemovedAndBack(t *testing.T) {
 		t.Errorf("decided %+v, %v", turn.done, err)
 	}
 }
+
+// An entry that was removed after it had gone to another queue does not come back
+// with what was sent there, to whichever queue it comes.
+func TestRemovedAfterAMove(t *testing.T) {
+	for _, back := range []string{"default", "mail", "third"} {
+		t.Run(back, func(t *testing.T) {
+			w := newWorld(t)
+			w.broker.Setup("third")
+			at := time.Now().Truncate(time.Minute).Add(-3 * time.Hour)
+			e := printEvery("ping", time.Minute)
+			e.CatchUp = CatchUp{Policy: CatchUpAll}
+			look := func(queue string, from, to time.Time) turn {
+				t.Helper()
+				e.Queue = queue
+				k := w.marked(w.put(e))
+				k.now = func() time.Time { return from }
+				if err := k.adopt(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				done, err := k.look(t.Context(), to, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return done
+			}
+			look("default", at, at.Add(time.Hour))
+			if n := len(look("mail", at.Add(time.Hour), at.Add(2*time.Hour)).done); n != 60 {
+				t.Fatalf("%d were decided in the other queue", n)
+			}
+			s, err := w.store.Entry(t.Context(), "ping")
+			if err == nil {
+				err = w.store.Remove(t.Context(), "ping")
+			}
+			if err == nil {
+				err = w.store.End(t.Context(), "ping", s.Revision)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done := look(back, at.Add(3*time.Hour), at.Add(3*time.Hour)).done; len(done) > 0 {
+				t.Errorf("%d were decided, the first %+v", len(done), done[0])
+			}
+		})
+	}
+}
+
+// marked is the keeper of an entry that knows the queues the entry was in.
+func (w *world) marked(s Stored) *keeper {
+	w.Helper()
+	k := w.keeper(s)
+	queues, err := w.store.Queues(w.Context(), s.Entry.Name)
+	if err != nil {
+		w.Fatal(err)
+	}
+	k.others = func() []string { return without(queues, s.Entry.queue()) }
+	return k
+}

@@ -463,3 +463,32 @@ func (w *world) marked(s Stored) *keeper {
 	k.others = func() []string { return without(queues, s.Entry.queue()) }
 	return k
 }
+
+// What was due while an entry was paused stays skipped, also where no beat ran
+// meanwhile.
+func TestPausedThroughAStandstill(t *testing.T) {
+	w := newWorld(t)
+	e := printEvery("ping", time.Minute)
+	e.Paused = true
+	k := w.keeper(w.put(e))
+	at := time.Now().Truncate(time.Minute).Add(-time.Hour)
+	k.now = func() time.Time { return at }
+	if err := k.adopt(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := w.store.Pause(t.Context(), "ping", false)
+	if err == nil {
+		err = w.store.Begin(t.Context(), s)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn, err := w.keeper(s).look(t.Context(), time.Now(), false)
+	if err != nil || len(turn.done) > 1 { // a minute may have begun meanwhile
+		t.Errorf("decided %+v, %v", turn.done, err)
+	}
+	p := w.position("default", "ping")
+	if n := p.Counts[SkipPaused]; n < 59 || n > 61 || p.Counts[SkipCatchUp] > 0 || !p.Spans[0].From.Equal(at.Add(time.Minute)) {
+		t.Errorf("history %+v", p.Spans)
+	}
+}

@@ -226,6 +226,8 @@ func (k *keeper) adopted(last time.Time) position {
 		p.changeTimes(k.now().UTC())
 	case p.Times != "" && p.Times != d.times:
 		p.changeTimes(k.now().UTC())
+	case p.Paused && !d.entry.Paused:
+		p.skipPaused(d.schedule, k.now())
 	}
 	if d.source == SourceKV {
 		p.Generation = d.revision
@@ -236,6 +238,7 @@ func (k *keeper) adopted(last time.Time) position {
 		p.Generation++
 	}
 	p.Source, p.Definition, p.Times, p.Closed, p.Zones = d.source, d.digest, d.times, "", ZoneVersion()
+	p.Paused = d.entry.Paused
 	return p
 }
 

@@ -389,8 +389,16 @@ func (a *app) schedulePause() *cobra.Command {
 func (a *app) pausing(names []string, paused bool) schedulesAsk {
 	return func(ctx context.Context, _ *engine.Client, store *schedules.Store, cfg *config.Config) error {
 		return a.eachName(names, func(name string) error {
-			_, err := store.Pause(ctx, name, paused)
-			return ofSettings(cfg, name, err)
+			stored, err := store.Pause(ctx, name, paused)
+			if err != nil {
+				return ofSettings(cfg, name, err)
+			}
+			// The ledger says from when on, also where no beat runs: what is due while
+			// an entry is paused stays skipped.
+			if err := store.Begin(ctx, stored); err != nil && !errors.Is(err, schedules.ErrOlder) {
+				a.say("entry %s: the next beat hears of it: %v", name, err)
+			}
+			return nil
 		})
 	}
 }

@@ -492,3 +492,21 @@ func TestPausedThroughAStandstill(t *testing.T) {
 		t.Errorf("history %+v", p.Spans)
 	}
 }
+
+// An entry begins by the broker's time, wherever the clock of the machine stands
+// on which it is added.
+func TestBeginByBrokersTime(t *testing.T) {
+	for _, by := range []time.Duration{-time.Hour, time.Hour} {
+		t.Run(by.String(), func(t *testing.T) {
+			w := newWorld(t)
+			before := time.Now()
+			if err := w.store.begin(t.Context(), w.put(printEvery("ping", time.Minute)), skewed{clockwork.NewRealClock(), by}); err != nil {
+				t.Fatal(err)
+			}
+			last := w.position("default", "ping").Last
+			if last.Before(before.Add(-time.Second)) || last.After(time.Now().Add(time.Second)) {
+				t.Errorf("begins at %s, want about %s", last, before)
+			}
+		})
+	}
+}

@@ -183,7 +183,7 @@ func TestScheduleEditedByHand(t *testing.T) {
 }
 
 func TestScheduleImport(t *testing.T) {
-	w := beatWorld(t)
+	w := beatWorld(t, "PELTON_BEAT__ENTRIES__OWN__EVERY=1h", "PELTON_BEAT__ENTRIES__OWN__TASK=print")
 	const file = `{
 		"send report": {"task": "proj.tasks.report", "schedule": {"minute": 0, "hour": 9, "day_of_week": "mon-fri"}, "kwargs": {"full": true}},
 		"poll": {"task": "proj.tasks.poll", "schedule": 30.0, "options": {"expires": 20}},
@@ -193,7 +193,7 @@ func TestScheduleImport(t *testing.T) {
 	if want := "{\"poll\":{\"every\":\"30s\",\"task\":\"poll\",\"expires\":\"20s\"}}\n"; !strings.Contains(got.stdout, want) || got.code != exitUsage {
 		t.Errorf("dry run: exit code %d, want %s in:\n%s", got.code, want, got.stdout)
 	}
-	if listed := w.ok("schedule", "ls", "-q"); listed != "" {
+	if listed := w.ok("schedule", "ls", "-q"); listed != "own\n" {
 		t.Errorf("a dry run has added %s", listed)
 	}
 	got = w.runWith(file, "schedule", "import", "-")
@@ -205,6 +205,11 @@ func TestScheduleImport(t *testing.T) {
 	}
 	if got := w.runWith(`{"poll": {"task": "poll", "schedule": 30}}`, "schedule", "import", "-"); got.code != exitRefused {
 		t.Errorf("import of what is there: exit code %d: %s", got.code, got.stderr)
+	}
+	// One of the settings is not made a second time, and so stopped.
+	got = w.runWith(`{"own": {"task": "poll", "schedule": 30}}`, "schedule", "import", "-", "--replace")
+	if got.code != exitRefused || !strings.Contains(got.stderr, "entry own: stands in PELTON_BEAT__ENTRIES__OWN__EVERY") {
+		t.Errorf("import of what the settings have: exit code %d: %s", got.code, got.stderr)
 	}
 	w.runWith(`{"poll": {"task": "poll", "schedule": 60}}`, "schedule", "import", "-", "--replace")
 	if s := w.scheduleOf("poll"); s.When != "every minute" {

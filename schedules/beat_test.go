@@ -29,7 +29,7 @@ func TestBeatSends(t *testing.T) {
 		t.Errorf("first %+v", first)
 	}
 	m := w.message("default", "print", first.ID)
-	if string(m.Data) != `{"message":"ping"}` || m.Header.Get("X-Of") != "test" || m.Header.Get("Pelton-Expires") != "1m0s" {
+	if string(m.Data) != `{"message":"ping"}` || m.Header.Get("X-Of") != "test" {
 		t.Errorf("body %s, headers %v", m.Data, m.Header)
 	}
 	if got, want := m.Header.Get("Pelton-Origin"), "beat:ping@"+first.Nominal.UTC().Format(time.RFC3339); got != want {
@@ -298,6 +298,39 @@ func TestJitterMovesTheTask(t *testing.T) {
 	}
 	if got, want := h.Get("Pelton-Origin"), "beat:ping@"+nominal.UTC().Format(time.RFC3339); got != want {
 		t.Errorf("origin %s, want %s", got, want)
+	}
+}
+
+// A task that is sent late has no longer to begin than one that is sent in time:
+// it is what runs outside of its hours that an expiry is for.
+func TestExpiresFromWhenItWasDue(t *testing.T) {
+	w := newWorld(t)
+	nominal := time.Now().Truncate(time.Hour)
+	for _, test := range []struct {
+		name            string
+		expires, jitter time.Duration
+		late            time.Duration
+		want            string
+	}{
+		{name: "in-time", expires: 10 * time.Minute, want: "10m0s"},
+		{name: "late", expires: 10 * time.Minute, late: 4 * time.Minute, want: "6m0s"},
+		{name: "too-late", expires: 10 * time.Minute, late: 20 * time.Minute, want: "0s"},
+		{name: "longest", expires: wire.MaxDuration, jitter: mostJitter, want: wire.MaxDuration.String()},
+	} {
+		e := printEvery(test.name, time.Hour)
+		e.Expires, e.Jitter = test.expires, test.jitter
+		s := w.put(e)
+		w.seed(s, nominal.Add(-time.Second))
+		if _, err := w.keeper(s).look(t.Context(), nominal.Add(test.late), false); err != nil {
+			t.Fatal(err)
+		}
+		m := w.message("default", "print", OccurrenceID(test.name, nominal))
+		if got := m.Header.Get("Pelton-Expires"); got != test.want {
+			t.Errorf("%s: expires %s, want %s", test.name, got, test.want)
+		}
+		if _, err := wire.ParseMeta(wire.Header(m.Header), m.Time); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
 	}
 }
 

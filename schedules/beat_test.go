@@ -29,7 +29,7 @@ func TestBeatSends(t *testing.T) {
 		t.Errorf("first %+v", first)
 	}
 	m := w.message("default", "print", first.ID)
-	if string(m.Data) != `{"message":"ping"}` || m.Header.Get("X-Of") != "test" || m.Header.Get("Pelton-Expires") != "1m0s" {
+	if string(m.Data) != `{"message":"ping"}` || m.Header.Get("X-Of") != "test" {
 		t.Errorf("body %s, headers %v", m.Data, m.Header)
 	}
 	if got, want := m.Header.Get("Pelton-Origin"), "beat:ping@"+first.Nominal.UTC().Format(time.RFC3339); got != want {
@@ -70,6 +70,14 @@ func TestClockAheadIsHeldBack(t *testing.T) {
 	if early := time.Until(o.Nominal); early > ahead+500*time.Millisecond {
 		t.Errorf("fired %s before its time", early)
 	}
+}
+
+// One whose clock is an hour slow sends late, and says why.
+func TestClockBehindIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.run(Config{}, withClock(skewed{clockwork.NewRealClock(), -time.Hour}))
+	b.log.has(t, "behind the broker's", "by=")
 }
 
 func TestAddedChangedRemoved(t *testing.T) {
@@ -301,6 +309,39 @@ func TestJitterMovesTheTask(t *testing.T) {
 	}
 }
 
+// A task that is sent late has no longer to begin than one that is sent in time:
+// it is what runs outside of its hours that an expiry is for.
+func TestExpiresFromWhenItWasDue(t *testing.T) {
+	w := newWorld(t)
+	nominal := time.Now().Truncate(time.Hour)
+	for _, test := range []struct {
+		name            string
+		expires, jitter time.Duration
+		late            time.Duration
+		want            string
+	}{
+		{name: "in-time", expires: 10 * time.Minute, want: "10m0s"},
+		{name: "late", expires: 10 * time.Minute, late: 4 * time.Minute, want: "6m0s"},
+		{name: "too-late", expires: 10 * time.Minute, late: 20 * time.Minute, want: "0s"},
+		{name: "longest", expires: wire.MaxDuration, jitter: mostJitter, want: wire.MaxDuration.String()},
+	} {
+		e := printEvery(test.name, time.Hour)
+		e.Expires, e.Jitter = test.expires, test.jitter
+		s := w.put(e)
+		w.seed(s, nominal.Add(-time.Second))
+		if _, err := w.keeper(s).look(t.Context(), nominal.Add(test.late), false); err != nil {
+			t.Fatal(err)
+		}
+		m := w.message("default", "print", OccurrenceID(test.name, nominal))
+		if got := m.Header.Get("Pelton-Expires"); got != test.want {
+			t.Errorf("%s: expires %s, want %s", test.name, got, test.want)
+		}
+		if _, err := wire.ParseMeta(wire.Header(m.Header), m.Time); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
 // keeper is that of an entry, without a beat.
 func (w *world) keeper(s Stored) *keeper {
 	w.Helper()
@@ -404,5 +445,109 @@ func TestRemovedAndBack(t *testing.T) {
 	turn, err := w.keeper(again).look(t.Context(), time.Now(), false)
 	if err != nil || len(turn.done) > 0 {
 		t.Errorf("decided %+v, %v", turn.done, err)
+	}
+}
+
+// An entry that was removed after it had gone to another queue does not come back
+// with what was sent there, to whichever queue it comes.
+func TestRemovedAfterAMove(t *testing.T) {
+	for _, back := range []string{"default", "mail", "third"} {
+		t.Run(back, func(t *testing.T) {
+			w := newWorld(t)
+			w.broker.Setup("third")
+			at := time.Now().Truncate(time.Minute).Add(-3 * time.Hour)
+			e := printEvery("ping", time.Minute)
+			e.CatchUp = CatchUp{Policy: CatchUpAll}
+			look := func(queue string, from, to time.Time) turn {
+				t.Helper()
+				e.Queue = queue
+				k := w.marked(w.put(e))
+				k.now = func() time.Time { return from }
+				if err := k.adopt(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				done, err := k.look(t.Context(), to, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return done
+			}
+			look("default", at, at.Add(time.Hour))
+			if n := len(look("mail", at.Add(time.Hour), at.Add(2*time.Hour)).done); n != 60 {
+				t.Fatalf("%d were decided in the other queue", n)
+			}
+			s, err := w.store.Entry(t.Context(), "ping")
+			if err == nil {
+				err = w.store.Remove(t.Context(), "ping")
+			}
+			if err == nil {
+				err = w.store.End(t.Context(), "ping", s.Revision)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done := look(back, at.Add(3*time.Hour), at.Add(3*time.Hour)).done; len(done) > 0 {
+				t.Errorf("%d were decided, the first %+v", len(done), done[0])
+			}
+		})
+	}
+}
+
+// marked is the keeper of an entry that knows the queues the entry was in.
+func (w *world) marked(s Stored) *keeper {
+	w.Helper()
+	k := w.keeper(s)
+	queues, err := w.store.Queues(w.Context(), s.Entry.Name)
+	if err != nil {
+		w.Fatal(err)
+	}
+	k.others = func() []string { return without(queues, s.Entry.queue()) }
+	return k
+}
+
+// What was due while an entry was paused stays skipped, also where no beat ran
+// meanwhile.
+func TestPausedThroughAStandstill(t *testing.T) {
+	w := newWorld(t)
+	e := printEvery("ping", time.Minute)
+	e.Paused = true
+	k := w.keeper(w.put(e))
+	at := time.Now().Truncate(time.Minute).Add(-time.Hour)
+	k.now = func() time.Time { return at }
+	if err := k.adopt(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := w.store.Pause(t.Context(), "ping", false)
+	if err == nil {
+		err = w.store.Begin(t.Context(), s)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn, err := w.keeper(s).look(t.Context(), time.Now(), false)
+	if err != nil || len(turn.done) > 1 { // a minute may have begun meanwhile
+		t.Errorf("decided %+v, %v", turn.done, err)
+	}
+	p := w.position("default", "ping")
+	if n := p.Counts[SkipPaused]; n < 59 || n > 61 || p.Counts[SkipCatchUp] > 0 || !p.Spans[0].From.Equal(at.Add(time.Minute)) {
+		t.Errorf("history %+v", p.Spans)
+	}
+}
+
+// An entry begins by the broker's time, wherever the clock of the machine stands
+// on which it is added.
+func TestBeginByBrokersTime(t *testing.T) {
+	for _, by := range []time.Duration{-time.Hour, time.Hour} {
+		t.Run(by.String(), func(t *testing.T) {
+			w := newWorld(t)
+			before := time.Now()
+			if err := w.store.begin(t.Context(), w.put(printEvery("ping", time.Minute)), skewed{clockwork.NewRealClock(), by}); err != nil {
+				t.Fatal(err)
+			}
+			last := w.position("default", "ping").Last
+			if last.Before(before.Add(-time.Second)) || last.After(time.Now().Add(time.Second)) {
+				t.Errorf("begins at %s, want about %s", last, before)
+			}
+		})
 	}
 }

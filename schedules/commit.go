@@ -29,6 +29,7 @@ type gathering struct {
 
 type part struct {
 	ledger.Part
+	ctx   context.Context // of who waits for it, who need not be who writes it
 	entry ledger.Entry
 	err   error
 	done  chan struct{}
@@ -40,7 +41,7 @@ func (c *committer) write(ctx context.Context, p ledger.Part, alone bool) (ledge
 	if alone {
 		return p.Ledger.Write(ctx, p.Fence, p.Tasks, p.Position)
 	}
-	mine := &part{Part: p, done: make(chan struct{})}
+	mine := &part{Part: p, ctx: ctx, done: make(chan struct{})}
 	stream := p.Ledger.Stream()
 	c.mu.Lock()
 	if c.streams == nil {
@@ -56,7 +57,7 @@ func (c *committer) write(ctx context.Context, p ledger.Part, alone bool) (ledge
 	g.busy = true
 	c.mu.Unlock()
 	if lead {
-		c.drain(ctx, g)
+		c.drain(g)
 	}
 	select {
 	case <-mine.done:
@@ -67,7 +68,7 @@ func (c *committer) write(ctx context.Context, p ledger.Part, alone bool) (ledge
 }
 
 // drain writes until nothing has gathered any more.
-func (c *committer) drain(ctx context.Context, g *gathering) {
+func (c *committer) drain(g *gathering) {
 	for {
 		c.mu.Lock()
 		parts := g.take()
@@ -77,7 +78,7 @@ func (c *committer) drain(ctx context.Context, g *gathering) {
 			return
 		}
 		c.mu.Unlock()
-		writeParts(ctx, parts)
+		writeParts(parts)
 	}
 }
 
@@ -98,16 +99,16 @@ func (g *gathering) take() []*part {
 
 // writeParts writes one batch. Where it is not known to be stored or refused,
 // each part finds out by itself.
-func writeParts(ctx context.Context, parts []*part) {
+func writeParts(parts []*part) {
 	if len(parts) == 1 {
-		parts[0].alone(ctx)
+		parts[0].alone()
 		return
 	}
 	all := make([]ledger.Part, len(parts))
 	for i, p := range parts {
 		all[i] = p.Part
 	}
-	entries, err := ledger.WriteTogether(ctx, all)
+	entries, err := ledger.WriteTogether(parts[0].ctx, all)
 	for i, p := range parts {
 		switch {
 		case err == nil:
@@ -115,14 +116,14 @@ func writeParts(ctx context.Context, parts []*part) {
 		case errors.Is(err, ledger.ErrFenced):
 			p.err = errTogether
 		default:
-			p.alone(ctx)
+			p.alone()
 			continue
 		}
 		close(p.done)
 	}
 }
 
-func (p *part) alone(ctx context.Context) {
-	p.entry, p.err = p.Ledger.Write(ctx, p.Fence, p.Tasks, p.Position)
+func (p *part) alone() {
+	p.entry, p.err = p.Ledger.Write(p.ctx, p.Fence, p.Tasks, p.Position)
 	close(p.done)
 }

@@ -220,8 +220,14 @@ func (k *keeper) adopted(last time.Time) position {
 	switch {
 	case p.Closed == closedRemoved:
 		p.Last = later(p.Last, k.now().UTC()) // it was not there meanwhile
+	case p.Closed == closedMoved && last.Before(k.pos.Last):
+		// It went to another queue, and from there it was removed: up to when it was
+		// sent there, nobody tells.
+		p.changeTimes(k.now().UTC())
 	case p.Times != "" && p.Times != d.times:
 		p.changeTimes(k.now().UTC())
+	case p.Paused && !d.entry.Paused:
+		p.skipPaused(d.schedule, k.now())
 	}
 	if d.source == SourceKV {
 		p.Generation = d.revision
@@ -232,6 +238,7 @@ func (k *keeper) adopted(last time.Time) position {
 		p.Generation++
 	}
 	p.Source, p.Definition, p.Times, p.Closed, p.Zones = d.source, d.digest, d.times, "", ZoneVersion()
+	p.Paused = d.entry.Paused
 	return p
 }
 
@@ -280,19 +287,23 @@ func (k *keeper) settle(ctx context.Context, at ledger.Entry, err error) error {
 }
 
 // closeOthers closes the ledgers that the entry has in other queues, and tells
-// up to where the newest of them has come; the zero time where there is none.
+// up to where the newest of them has come; the zero time where there is none, or
+// where the entry was removed from there: then it comes from nowhere.
 func (k *keeper) closeOthers(ctx context.Context) (time.Time, error) {
-	var last time.Time
+	var newest position
 	for _, queue := range k.others() {
 		p, err := closeLedger(ctx, k, queue, closedMoved, k.def.revision)
 		if err != nil {
-			return last, err
+			return time.Time{}, err
 		}
-		if p.Closed == closedMoved {
-			last = later(last, p.Last)
+		if p.Last.After(newest.Last) || p.Last.Equal(newest.Last) && p.Closed == closedRemoved {
+			newest = p
 		}
 	}
-	return last, nil
+	if newest.Closed != closedMoved {
+		return time.Time{}, nil
+	}
+	return newest.Last, nil
 }
 
 // closeLedger closes the entry's ledger in a queue, so that nobody who still

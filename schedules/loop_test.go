@@ -85,8 +85,8 @@ func TestStandstillOfLargeEntries(t *testing.T) {
 	}
 }
 
-// TestLedgersAreTrimmed: the janitor leaves an entry's ledger with its newest
-// position, from which the beat goes on.
+// Each batch leaves an entry of the ledger, which counts against the queue's
+// limit. The janitor removes them, and beats go on from what it leaves.
 func TestLedgersAreTrimmed(t *testing.T) {
 	w := newWorld(t)
 	s := w.put(printEvery("minute", time.Minute))
@@ -100,35 +100,50 @@ func TestLedgersAreTrimmed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slot := b.newSlot(d)
 	const looks = 60
-	look := func(n int) {
-		for range n {
-			if r := b.look(t.Context(), slot, false); r.err != nil {
-				t.Fatal(r.err)
-			}
-			clock.Advance(time.Minute)
+	slots := []*slot{b.newSlot(d), b.newSlot(d)} // two beats, one of which has not looked for long
+	look := func(s *slot) {
+		t.Helper()
+		if r := b.look(t.Context(), s, false); r.err != nil {
+			t.Fatal(r.err)
 		}
+		clock.Advance(time.Minute)
 	}
-	look(looks / 2)
-	if err := engine.NewJanitor(w.c, engine.JanitorConfig{Lanes: []wire.Lane{wire.PlainLane("default")}}).Once(t.Context()); err != nil {
+	look(slots[1])
+	for range looks - 1 {
+		look(slots[0])
+	}
+	if kept := w.ledgerEntries("minute"); kept < looks/2 {
+		t.Fatalf("the ledger has %d entries after %d batches: there is nothing to trim", kept, looks)
+	}
+	if err := engine.NewJanitor(w.c, engine.JanitorConfig{}).Once(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	look(looks / 2)
-	stream, err := w.c.JetStream().Stream(t.Context(), "PELTON_TASKS_default")
+	if kept := w.ledgerEntries("minute"); kept != 1 {
+		t.Errorf("%d entries were left", kept)
+	}
+	look(slots[1])
+	look(slots[0])
+	if fired, _ := w.whole("minute", "default", time.Minute); fired != looks+1 {
+		t.Errorf("%d were sent in %d minutes", fired, looks+1)
+	}
+}
+
+// ledgerEntries is how many entries the ledger of an entry in the default queue
+// has.
+func (w *world) ledgerEntries(name string) uint64 {
+	w.Helper()
+	lane := wire.PlainLane("default")
+	stream, err := w.c.JetStream().Stream(w.Context(), w.c.Namespace().TaskStream(lane))
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
-	info, err := stream.Info(t.Context(), jetstream.WithSubjectFilter("pelton.ledger.>"))
+	subject := w.c.Namespace().LedgerSubject(lane, "beat", name)
+	info, err := stream.Info(w.Context(), jetstream.WithSubjectFilter(subject))
 	if err != nil {
-		t.Fatal(err)
+		w.Fatal(err)
 	}
-	if kept := info.State.Subjects["pelton.ledger.default.beat.minute"]; kept < 1 || kept > looks/2+1 {
-		t.Errorf("the ledger has %d entries after %d batches", kept, looks)
-	}
-	if fired, _ := w.whole("minute", "default", time.Minute); fired != looks-1 {
-		t.Errorf("%d were sent in %d minutes", fired, looks-1)
-	}
+	return info.State.Subjects[subject]
 }
 
 // runsOf tells a list as a:3 b:1.

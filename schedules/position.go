@@ -49,6 +49,7 @@ type position struct {
 	Definition string         `json:"definition"` // its digest
 	Times      string         `json:"times"`      // digest of what decides its times
 	Zones      string         `json:"zones,omitempty"`
+	Paused     bool           `json:"paused,omitempty"` // by that definition
 	Fired      time.Time      `json:"fired,omitzero"`   // nominal time of the newest that was sent
 	Task       string         `json:"task,omitempty"`   // that it was sent to
 	Closed     string         `json:"closed,omitempty"` // why nobody writes here any more
@@ -116,6 +117,20 @@ func (p *position) changeTimes(now time.Time) {
 	p.note(Changed, p.Last.Add(time.Second))
 	p.Spans[len(p.Spans)-1].To = now
 	p.Last = now
+}
+
+// skipPaused notes what was due while an entry was paused, as far as no beat has
+// looked at it: it stays skipped once the entry goes on.
+func (p *position) skipPaused(s *Schedule, now time.Time) {
+	was := *s
+	was.paused = true
+	for more := true; more; {
+		due := was.Due(p.Last, now, mostDue)
+		for _, o := range due.Skip {
+			p.note(o.Reason, o.Nominal)
+		}
+		p.Last, more = due.Last, due.More
+	}
 }
 
 // digest is a short fingerprint of a definition.

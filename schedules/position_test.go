@@ -15,7 +15,7 @@ import (
 func TestPositionFits(t *testing.T) {
 	p := position{
 		Last: time.Now().UTC(), Source: SourceConfig, Generation: 1 << 62, Definition: digest("a"), Times: digest("b"), Zones: ZoneVersion(),
-		Task: strings.Repeat("t", 64), Closed: closedRemoved,
+		Task: strings.Repeat("t", 64), Closed: closedRemoved, Paused: true,
 	}
 	outcomes := []string{Fired, SkipOverlap, SkipCatchUp, SkipPaused, Changed}
 	at := time.Unix(lastNominal, 0).UTC()

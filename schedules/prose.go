@@ -127,16 +127,20 @@ func (t *timetable) clockWords() (words string, often bool) {
 
 // dayWords are the fields of days in words, empty for every day.
 func (t *timetable) dayWords() (words string, known bool) {
-	week := weekWords(t.weekday)
-	days, anyDay := members64(t.day), t.day == allDays
+	weekday, day := t.weekday, t.day
+	if !t.bothDays && (weekday == allWeek || day == allDays) {
+		weekday, day = allWeek, allDays // either is enough, and one of them is any day
+	}
+	week := weekWords(weekday)
+	days, anyDay := members64(day), day == allDays
 	switch {
 	case anyDay && t.month == allMonth:
 		return week, true
-	case anyDay && t.weekday == allWeek:
+	case anyDay && weekday == allWeek:
 		return "on each day in " + andList(monthNames(t.month)), true
 	case anyDay:
 		return week + " in " + andList(monthNames(t.month)), true
-	case t.weekday != allWeek || len(days) > 5:
+	case weekday != allWeek || len(days) > 5:
 		return "", false
 	}
 	var ordinals []string

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"pelton/engine"
 	"pelton/engine/ledger"
 )
@@ -135,14 +137,23 @@ func stateOf(e Entry, schedule *Schedule, seen bool, p position, now time.Time) 
 }
 
 // Begin makes the ledger of an entry that was just stored, from which moment on
-// it is due, or tells it of the change. The next beat does the same; a client
-// that may not write the ledger leaves it to that.
+// it is due, or tells it of the change; what was due while it was paused is
+// noted as skipped. The moment is the broker's, however wrong the own clock is.
+// The next beat does the same; a client that may not write the ledger leaves it
+// to that.
 func (s *Store) Begin(ctx context.Context, stored Stored) error {
+	return s.begin(ctx, stored, clockwork.NewRealClock())
+}
+
+func (s *Store) begin(ctx context.Context, stored Stored, clock clockwork.Clock) error {
 	b, err := NewBeat(s.c, Config{})
 	if err != nil {
 		return err
 	}
-	b.store, b.book.bucket = s, s.kv.Bucket()
+	b.store, b.book.bucket, b.clock = s, s.kv.Bucket(), clock
+	if err := b.readClock(ctx); err != nil {
+		return err
+	}
 	if err := s.readMarks(ctx, stored.Entry.Name, &b.book.marks); err != nil {
 		return err
 	}
@@ -153,6 +164,9 @@ func (s *Store) Begin(ctx context.Context, stored Stored) error {
 	slot := b.newSlot(d)
 	if slot.keeper == nil {
 		return errors.New(slot.told)
+	}
+	if broker := b.broker.Load(); broker != nil {
+		slot.keeper.now = broker.now
 	}
 	return slot.keeper.adopt(ctx)
 }

@@ -178,7 +178,9 @@ func (k *keeper) task(nominal, now time.Time) *nats.Msg {
 		h.Set(wire.HeaderETA, wire.FormatTime(eta))
 	}
 	if e.Expires > 0 {
-		h.Set(wire.HeaderExpires, (e.Expires + max(wait, 0)).String())
+		// It counts from when the task is stored, which may be late, or too late.
+		left := min(max(e.Expires+wait, 0), wire.MaxDuration)
+		h.Set(wire.HeaderExpires, left.Round(time.Millisecond).String())
 	}
 	address := wire.Address{Lane: wire.PlainLane(e.queue()), Task: e.Task, ID: OccurrenceID(e.Name, nominal)}
 	return &nats.Msg{Subject: k.c.Namespace().TaskSubject(address), Header: nats.Header(h), Data: body(e)}

@@ -78,7 +78,7 @@ func allEntries(ctx context.Context, store *schedules.Store, cfg *config.Config)
 		all = append(all, sourced{s, schedules.SourceKV})
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Beat.Entries)) {
-		own := sourced{storedOf(name, cfg.Beat.Entries[name]), schedules.SourceConfig}
+		own := sourced{storedOf(cfg, name), schedules.SourceConfig}
 		twin := slices.IndexFunc(all, func(s sourced) bool { return s.Entry.Name == name })
 		if twin >= 0 {
 			err := definedTwice(store, cfg, name)
@@ -97,7 +97,7 @@ func definedTwice(store *schedules.Store, cfg *config.Config, name string) error
 // findEntry is an entry of either place.
 func findEntry(ctx context.Context, store *schedules.Store, cfg *config.Config, name string) (sourced, error) {
 	found, err := store.Entry(ctx, name)
-	own, isOwn := cfg.Beat.Entries[name]
+	_, isOwn := cfg.Beat.Entries[name]
 	switch {
 	case err == nil && isOwn:
 		found.Err = definedTwice(store, cfg, name)
@@ -105,7 +105,7 @@ func findEntry(ctx context.Context, store *schedules.Store, cfg *config.Config, 
 	case err == nil:
 		return sourced{found, schedules.SourceKV}, nil
 	case isOwn && errors.Is(err, engine.ErrNotFound):
-		return sourced{storedOf(name, own), schedules.SourceConfig}, nil
+		return sourced{storedOf(cfg, name), schedules.SourceConfig}, nil
 	}
 	return sourced{}, err
 }
@@ -235,7 +235,7 @@ One of --every, --cron and --at says when. BODY is JSON: as it stands, of a file
 with @FILE, or of standard input with -. An entry that is there already is
 refused with exit code 7 unless --replace is given.`,
 		Example: `  pelton schedule add ping --every 10s print '{"message":"ping"}'
-  pelton schedule add nightly --cron '0 2 * * *' --zone Europe/Berlin report'
+  pelton schedule add nightly --cron '0 2 * * *' --zone Europe/Berlin report
   pelton schedule add once --at 2030-01-01T00:00:00Z print '"happy new year"'`,
 		Annotations: map[string]string{natsEquivalent: `  nats kv put PELTON_SCHEDULES ping '{"every":"10s","task":"print","body":{"message":"ping"}}'`},
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -270,10 +270,7 @@ refused with exit code 7 unless --replace is given.`,
 			return nil, err
 		}
 		return func(ctx context.Context, _ *engine.Client, store *schedules.Store, cfg *config.Config) error {
-			if _, twice := cfg.Beat.Entries[entry.Name]; twice {
-				return fmt.Errorf("entry %s: stands in %s already: %w", entry.Name, placeOf(cfg, entry.Name), engine.ErrExists)
-			}
-			return a.putEntry(ctx, store, entry, !f.replace)
+			return a.putEntry(ctx, store, cfg, entry, !f.replace)
 		}, nil
 	})
 }
@@ -300,8 +297,12 @@ func (a *app) entryOf(f addFlags, args []string) (schedules.Entry, error) {
 	return f.entry.Entry(args[0])
 }
 
-// putEntry stores an entry, begins its ledger and prints its name.
-func (a *app) putEntry(ctx context.Context, store *schedules.Store, entry schedules.Entry, create bool) error {
+// putEntry stores an entry, begins its ledger and prints its name. One that
+// stands in the settings is refused: two of a name are run by nobody.
+func (a *app) putEntry(ctx context.Context, store *schedules.Store, cfg *config.Config, entry schedules.Entry, create bool) error {
+	if _, twice := cfg.Beat.Entries[entry.Name]; twice {
+		return fmt.Errorf("entry %s: stands in %s already: %w", entry.Name, placeOf(cfg, entry.Name), engine.ErrExists)
+	}
 	stored, err := store.Put(ctx, entry, create)
 	if err != nil {
 		return err
@@ -389,8 +390,16 @@ func (a *app) schedulePause() *cobra.Command {
 func (a *app) pausing(names []string, paused bool) schedulesAsk {
 	return func(ctx context.Context, _ *engine.Client, store *schedules.Store, cfg *config.Config) error {
 		return a.eachName(names, func(name string) error {
-			_, err := store.Pause(ctx, name, paused)
-			return ofSettings(cfg, name, err)
+			stored, err := store.Pause(ctx, name, paused)
+			if err != nil {
+				return ofSettings(cfg, name, err)
+			}
+			// The ledger says from when on, also where no beat runs: what is due while
+			// an entry is paused stays skipped.
+			if err := store.Begin(ctx, stored); err != nil && !errors.Is(err, schedules.ErrOlder) {
+				a.say("entry %s: the next beat hears of it: %v", name, err)
+			}
+			return nil
 		})
 	}
 }
@@ -508,13 +517,13 @@ the exit code is 2 then.`,
 			return nil, err
 		}
 		entries, wrong := schedules.ImportCelery(content)
-		return func(ctx context.Context, _ *engine.Client, store *schedules.Store, _ *config.Config) error {
+		return func(ctx context.Context, _ *engine.Client, store *schedules.Store, cfg *config.Config) error {
 			var failed error
 			for _, e := range entries {
 				if *dry {
 					failed = errors.Join(failed, writeJSON(a.stdout, map[string]json.RawMessage{e.Name: valueOf(e)}, ""))
 				} else {
-					failed = errors.Join(failed, a.putEntry(ctx, store, e, !*replace))
+					failed = errors.Join(failed, a.putEntry(ctx, store, cfg, e, !*replace))
 				}
 			}
 			if len(wrong) > 0 {

@@ -182,8 +182,53 @@ func TestScheduleEditedByHand(t *testing.T) {
 	worker.stdout.has(t, "null")
 }
 
-func TestScheduleImport(t *testing.T) {
+// Entries of pelton.yaml that are wrong are told of by their line, name and
+// field, and the others go on.
+func TestScheduleOfTheSettings(t *testing.T) {
 	w := beatWorld(t)
+	dir := t.TempDir()
+	writeFile(t, dir, "pelton.yaml", `beat:
+  entries:
+    good: {every: 1s, task: print, body: {message: fine}}
+    seven: {cron: "* * * * * * *", task: print}
+    minute: {cron: "61 * * * *", task: print}
+    never: {cron: "0 0 31 2 *", task: print}
+    zone: {cron: "@daily", zone: Mars/Olympus, task: print}
+    zero: {every: 0s, task: print}
+    minus: {every: -5s, task: print}
+    end: {every: 1s, start: "2030-01-02T00:00:00Z", end: "2030-01-01T00:00:00Z", task: print}
+    nowhere: {every: 1s, task: print, queue: nosuch}
+    default: {every: 1s, task: print}
+`)
+	t.Chdir(dir)
+	want := []string{
+		`pelton.yaml:4: beat.entries.seven: entry seven: cron "* * * * * * *": must have 5 fields, or 6 with the second first, got 7`,
+		`pelton.yaml:5: beat.entries.minute: entry minute: cron "61 * * * *": minute must be from 0 to 59, got "61"`,
+		`pelton.yaml:6: beat.entries.never: entry never: cron "0 0 31 2 *": must be due at all: there is no such day`,
+		`pelton.yaml:7: beat.entries.zone: entry zone: zone "Mars/Olympus": must be a zone of the IANA database`,
+		`pelton.yaml:8: beat.entries.zero: entry zero: every "0s": must be whole seconds, from 1s to a year (8760h)`,
+		`pelton.yaml:9: beat.entries.minus: entry minus: every "-5s": must be whole seconds, from 1s to a year (8760h)`,
+		`pelton.yaml:10: beat.entries.end: entry end: end "2030-01-01T00:00:00Z": must not be before start`,
+		`pelton.yaml:11: beat.entries.nowhere: entry nowhere: queue "nosuch": queue does not exist`,
+		`pelton.yaml:12: beat.entries.default: entry default: queue "default": must not be the entry's own name`,
+	}
+	beat := w.start("beat", "--log-format", "json")
+	for _, line := range want {
+		said, err := json.Marshal(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		beat.stderr.has(t, strings.Trim(string(said), `"`))
+	}
+	worker := w.start("worker", "--queues", "default:2")
+	worker.stdout.has(t, `{"message":"fine"}`)
+	if listed := w.ok("schedule", "ls"); strings.Count(listed, "invalid") != len(want) {
+		t.Errorf("ls:\n%s", listed)
+	}
+}
+
+func TestScheduleImport(t *testing.T) {
+	w := beatWorld(t, "PELTON_BEAT__ENTRIES__OWN__EVERY=1h", "PELTON_BEAT__ENTRIES__OWN__TASK=print")
 	const file = `{
 		"send report": {"task": "proj.tasks.report", "schedule": {"minute": 0, "hour": 9, "day_of_week": "mon-fri"}, "kwargs": {"full": true}},
 		"poll": {"task": "proj.tasks.poll", "schedule": 30.0, "options": {"expires": 20}},
@@ -193,7 +238,7 @@ func TestScheduleImport(t *testing.T) {
 	if want := "{\"poll\":{\"every\":\"30s\",\"task\":\"poll\",\"expires\":\"20s\"}}\n"; !strings.Contains(got.stdout, want) || got.code != exitUsage {
 		t.Errorf("dry run: exit code %d, want %s in:\n%s", got.code, want, got.stdout)
 	}
-	if listed := w.ok("schedule", "ls", "-q"); listed != "" {
+	if listed := w.ok("schedule", "ls", "-q"); listed != "own\n" {
 		t.Errorf("a dry run has added %s", listed)
 	}
 	got = w.runWith(file, "schedule", "import", "-")
@@ -205,6 +250,11 @@ func TestScheduleImport(t *testing.T) {
 	}
 	if got := w.runWith(`{"poll": {"task": "poll", "schedule": 30}}`, "schedule", "import", "-"); got.code != exitRefused {
 		t.Errorf("import of what is there: exit code %d: %s", got.code, got.stderr)
+	}
+	// One of the settings is not made a second time, and so stopped.
+	got = w.runWith(`{"own": {"task": "poll", "schedule": 30}}`, "schedule", "import", "-", "--replace")
+	if got.code != exitRefused || !strings.Contains(got.stderr, "entry own: stands in PELTON_BEAT__ENTRIES__OWN__EVERY") {
+		t.Errorf("import of what the settings have: exit code %d: %s", got.code, got.stderr)
 	}
 	w.runWith(`{"poll": {"task": "poll", "schedule": 60}}`, "schedule", "import", "-", "--replace")
 	if s := w.scheduleOf("poll"); s.When != "every minute" {

@@ -123,7 +123,7 @@ func (d *delivery) next(r *Record) *delivery {
 	n := &delivery{
 		msg: d.msg, pool: d.pool, lane: d.lane, due: d.due, kept: true, parked: d.parked, addr: d.addr, meta: d.meta, id: d.id, sequence: d.sequence,
 		redeliver: d.redeliver, published: d.published, ackWait: d.ackWait, arrived: d.arrived, readyAt: d.readyAt,
-		reply: d.reply, renewed: d.renewed, revoked: d.revoked,
+		reply: d.reply, renewed: d.renewed, lost: d.lost, revoked: d.revoked,
 	}
 	n.adopt(r)
 	return n

@@ -386,9 +386,13 @@ func (w *faults) send(ctx context.Context, random *rand.Rand) {
 			body.Bury = true
 		case kind < 90:
 			task = "bare"
-		default: // twice under one id
+		case kind < 97: // twice under one id
 			id = fmt.Sprintf("job-%d-x", random.Uint32())
 			w.group.Go(func() { w.sendOne("toil", body, id, time.Time{}, 20*time.Second) })
+		default: // so many at once that workers write their outcomes together
+			for range 50 {
+				w.group.Go(func() { w.sendOne("toil", toilBody{}, "", time.Time{}, 20*time.Second) })
+			}
 		}
 		patience := 20 * time.Second
 		if random.IntN(2) == 0 {

@@ -113,8 +113,10 @@ func TestFrozenWorkerBeginsNothing(t *testing.T) {
 	if _, may := p.fresh.begin(t.Context(), cancel, time.Now()); !may {
 		t.Error("a handler may not begin although its task is held")
 	}
-	if done, run := p.w.claim(t.Context(), p.frozen, nil, 0, holdAhead); !done || run {
-		t.Errorf("done %v, run %v", done, run)
+	for _, d := range []*delivery{p.frozen, p.frozen.next(&Record{Attempt: 2})} {
+		if done, run := p.w.claim(t.Context(), d, nil, 0, holdAhead); !done || run {
+			t.Errorf("done %v, run %v", done, run)
+		}
 	}
 	if err := p.w.c.nc.Flush(); err != nil {
 		t.Fatal(err)

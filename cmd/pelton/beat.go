@@ -80,7 +80,7 @@ func ensureBucket(ctx context.Context, c *engine.Client, cfg *config.Config) err
 func beatConfig(cfg *config.Config, log *slog.Logger) schedules.Config {
 	out := schedules.Config{Logger: log, Place: func(name string) string { return placeOf(cfg, name) }}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Beat.Entries)) {
-		out.Entries = append(out.Entries, storedOf(name, cfg.Beat.Entries[name]))
+		out.Entries = append(out.Entries, storedOf(cfg, name))
 	}
 	if cfg.Beat.Instance != "" {
 		// The ledger must tell this start from the one before.
@@ -103,9 +103,14 @@ func placeOf(cfg *config.Config, name string) string {
 
 // storedOf reads an entry of the settings by the same rules as those of the
 // bucket. One that is wrong is kept with its error: the others go on.
-func storedOf(name string, e config.Entry) schedules.Stored {
+func storedOf(cfg *config.Config, name string) schedules.Stored {
+	e := cfg.Beat.Entries[name]
+	every := durationText(e.Every)
+	if every == "" && cfg.IsSet("beat.entries."+name+".every") {
+		every = e.Every.String() // an interval of 0 is wrong, and not absent
+	}
 	entry, err := schedules.Fields{
-		Every: durationText(e.Every), Cron: e.Cron, At: e.At, Zone: e.Zone, Start: e.Start, End: e.End,
+		Every: every, Cron: e.Cron, At: e.At, Zone: e.Zone, Start: e.Start, End: e.End,
 		Jitter: durationText(e.Jitter), CatchUp: e.CatchUp, Overlap: schedules.Overlap(e.Overlap), Paused: e.Paused,
 		Task: e.Task, Queue: e.Queue, Body: json.RawMessage(e.Body), Headers: e.Headers, Expires: durationText(e.Expires),
 	}.Entry(name)

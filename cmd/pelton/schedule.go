@@ -78,7 +78,7 @@ func allEntries(ctx context.Context, store *schedules.Store, cfg *config.Config)
 		all = append(all, sourced{s, schedules.SourceKV})
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Beat.Entries)) {
-		own := sourced{storedOf(name, cfg.Beat.Entries[name]), schedules.SourceConfig}
+		own := sourced{storedOf(cfg, name), schedules.SourceConfig}
 		twin := slices.IndexFunc(all, func(s sourced) bool { return s.Entry.Name == name })
 		if twin >= 0 {
 			err := definedTwice(store, cfg, name)
@@ -97,7 +97,7 @@ func definedTwice(store *schedules.Store, cfg *config.Config, name string) error
 // findEntry is an entry of either place.
 func findEntry(ctx context.Context, store *schedules.Store, cfg *config.Config, name string) (sourced, error) {
 	found, err := store.Entry(ctx, name)
-	own, isOwn := cfg.Beat.Entries[name]
+	_, isOwn := cfg.Beat.Entries[name]
 	switch {
 	case err == nil && isOwn:
 		found.Err = definedTwice(store, cfg, name)
@@ -105,7 +105,7 @@ func findEntry(ctx context.Context, store *schedules.Store, cfg *config.Config, 
 	case err == nil:
 		return sourced{found, schedules.SourceKV}, nil
 	case isOwn && errors.Is(err, engine.ErrNotFound):
-		return sourced{storedOf(name, own), schedules.SourceConfig}, nil
+		return sourced{storedOf(cfg, name), schedules.SourceConfig}, nil
 	}
 	return sourced{}, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -180,6 +181,51 @@ func TestScheduleEditedByHand(t *testing.T) {
 	}
 	worker := w.start("worker", "--queues", "default:2")
 	worker.stdout.has(t, "null")
+}
+
+// Entries of pelton.yaml that are wrong are told of by their line, name and
+// field, and the others go on.
+func TestScheduleOfTheSettings(t *testing.T) {
+	w := beatWorld(t)
+	dir := t.TempDir()
+	writeFile(t, dir, "pelton.yaml", `beat:
+  entries:
+    good: {every: 1s, task: print, body: {message: fine}}
+    seven: {cron: "* * * * * * *", task: print}
+    minute: {cron: "61 * * * *", task: print}
+    never: {cron: "0 0 31 2 *", task: print}
+    zone: {cron: "@daily", zone: Mars/Olympus, task: print}
+    zero: {every: 0s, task: print}
+    minus: {every: -5s, task: print}
+    end: {every: 1s, start: "2030-01-02T00:00:00Z", end: "2030-01-01T00:00:00Z", task: print}
+    nowhere: {every: 1s, task: print, queue: nosuch}
+    default: {every: 1s, task: print}
+`)
+	w.env = append(w.env, "PELTON_CONFIG="+filepath.Join(dir, "pelton.yaml"))
+	want := []string{
+		`pelton.yaml:4: beat.entries.seven: entry seven: cron "* * * * * * *": must have 5 fields, or 6 with the second first, got 7`,
+		`pelton.yaml:5: beat.entries.minute: entry minute: cron "61 * * * *": minute must be from 0 to 59, got "61"`,
+		`pelton.yaml:6: beat.entries.never: entry never: cron "0 0 31 2 *": must be due at all: there is no such day`,
+		`pelton.yaml:7: beat.entries.zone: entry zone: zone "Mars/Olympus": must be a zone of the IANA database`,
+		`pelton.yaml:8: beat.entries.zero: entry zero: every "0s": must be whole seconds, from 1s to a year (8760h)`,
+		`pelton.yaml:9: beat.entries.minus: entry minus: every "-5s": must be whole seconds, from 1s to a year (8760h)`,
+		`pelton.yaml:10: beat.entries.end: entry end: end "2030-01-01T00:00:00Z": must not be before start`,
+		`pelton.yaml:11: beat.entries.nowhere: entry nowhere: queue "nosuch": queue does not exist`,
+		`pelton.yaml:12: beat.entries.default: entry default: queue "default": must not be the entry's own name`,
+	}
+	beat := w.start("beat", "--log-format", "json")
+	for _, line := range want {
+		said, err := json.Marshal(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		beat.stderr.has(t, strings.Trim(string(said), `"`))
+	}
+	worker := w.start("worker", "--queues", "default:2")
+	worker.stdout.has(t, `{"message":"fine"}`)
+	if listed := w.ok("schedule", "ls"); strings.Count(listed, "invalid") != len(want) {
+		t.Errorf("ls:\n%s", listed)
+	}
 }
 
 func TestScheduleImport(t *testing.T) {

@@ -72,6 +72,14 @@ func TestClockAheadIsHeldBack(t *testing.T) {
 	}
 }
 
+// One whose clock is an hour slow sends late, and says why.
+func TestClockBehindIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.run(Config{}, withClock(skewed{clockwork.NewRealClock(), -time.Hour}))
+	b.log.has(t, "behind the broker's", "by=")
+}
+
 func TestAddedChangedRemoved(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

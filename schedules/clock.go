@@ -33,11 +33,15 @@ func (b *Beat) readClock(ctx context.Context) error {
 	}
 	b.broker.Store(t)
 	before := b.clock.Now().Sub(t.theirs)
-	wrong := before > ahead+late
-	if wrong && !b.toldWrong {
+	early, slow := before > ahead+late, before < -ahead
+	switch {
+	case b.toldWrong:
+	case early:
 		b.log.WarnContext(ctx, "the clock of this machine is before the broker's: it is held back", "by", before.Round(time.Millisecond), "at_most", ahead)
+	case slow:
+		b.log.WarnContext(ctx, "the clock of this machine is behind the broker's: what this beat sends is late", "by", -before.Round(time.Millisecond))
 	}
-	b.toldWrong = wrong
+	b.toldWrong = early || slow
 	return nil
 }
 

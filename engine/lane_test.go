@@ -142,6 +142,7 @@ func TestHeldTasksComeOutInOrder(t *testing.T) {
 type lanesWorld struct {
 	t       *testing.T
 	c       *Client
+	w       *Worker
 	mu      sync.Mutex
 	order   []wire.Priority
 	began   chan struct{}
@@ -187,6 +188,7 @@ func (l *lanesWorld) work(poll Poll) {
 		l.mu.Unlock()
 		return nil, nil
 	})
+	l.w = w
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
@@ -242,10 +244,32 @@ func TestUrgentTaskOvertakes(t *testing.T) {
 	l.work(PollStrict)
 	<-l.began
 	all = append(all, l.send(wire.PriorityHigh), l.send(wire.PriorityNone))
+	l.until(func(p *pool) bool { return len(p.lanes[0].ready) == 1 && len(p.lanes[1].ready) == 1 })
 	close(l.release)
 	want := []wire.Priority{wire.PriorityLow, wire.PriorityHigh, wire.PriorityNone, wire.PriorityLow, wire.PriorityLow}
 	if got := l.wait(all); !slices.Equal(got, want) {
 		t.Errorf("order %q", got)
+	}
+}
+
+// until waits for what is said of the worker's pool.
+func (l *lanesWorld) until(holds func(*pool) bool) {
+	l.t.Helper()
+	p := (*l.w.vitals.pools.Load())[0]
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		is := holds(p)
+		p.mu.Unlock()
+		if is {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-l.t.Context().Done():
+			l.t.Fatal(context.Cause(l.t.Context()))
+		}
 	}
 }
 

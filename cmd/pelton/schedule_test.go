@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -200,7 +201,7 @@ func TestScheduleOfTheSettings(t *testing.T) {
     nowhere: {every: 1s, task: print, queue: nosuch}
     default: {every: 1s, task: print}
 `)
-	t.Chdir(dir)
+	w.env = append(w.env, "PELTON_CONFIG="+filepath.Join(dir, "pelton.yaml"))
 	want := []string{
 		`pelton.yaml:4: beat.entries.seven: entry seven: cron "* * * * * * *": must have 5 fields, or 6 with the second first, got 7`,
 		`pelton.yaml:5: beat.entries.minute: entry minute: cron "61 * * * *": minute must be from 0 to 59, got "61"`,

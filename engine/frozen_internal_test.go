@@ -141,13 +141,21 @@ func TestNothingIsSentLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := NewWorker(c, WorkerConfig{})
-	s := newPool(w, Queue{Name: "default", Slots: 1}).settler
+	p := newPool(w, Queue{Name: "default", Slots: 1})
+	if err := p.subscribe(); err != nil {
+		t.Fatal(err)
+	}
+	ln, s := p.lanes[0], p.settler
+	ln.ready = []*delivery{{pool: p, lane: ln, readyAt: time.Now().Add(-time.Minute), msg: &nats.Msg{Reply: "later"}}}
 	back := c.nc.StatusChanged(nats.CONNECTED)
 	gone := c.nc.StatusChanged(nats.RECONNECTING)
 	link.Cut()
 	<-gone
 	if a := s.publish(nats.NewMsg("later"), nil); !a.asked || a.err == nil {
 		t.Errorf("sent without a connection: %+v", a)
+	}
+	if p.check(time.Now()); len(ln.ready) != 1 {
+		t.Error("handed back without a connection")
 	}
 	<-back
 	if a := s.publish(nats.NewMsg("later"), nil); a.err != nil {

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -336,6 +337,7 @@ func TestWorkerThatDiesWithAKeptTask(t *testing.T) {
 			}
 			defer c.Close()
 			t.Setenv("PELTON_TEST_DIE_AT", string(state))
+			t.Setenv("PELTON_TEST_DIED", filepath.Join(t.TempDir(), "died"))
 			r, err := c.SendRaw(ctx, DefaultQueue, "chain", []byte(`1`))
 			if err != nil {
 				t.Fatal(err)

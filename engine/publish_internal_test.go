@@ -271,3 +271,19 @@ func TestRoomIsFairAndBounded(t *testing.T) {
 		t.Errorf("left behind: %d messages, %d bytes, %d inside", r.messages, r.bytes, r.inside)
 	}
 }
+
+// TestWindowEndsWithItsConnection, whose owner may not know of it.
+func TestWindowEndsWithItsConnection(t *testing.T) {
+	nc := enginetest.Start(t).Conn()
+	c, err := NewClient(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.publisher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+	w.group.Wait()
+	c.Close()
+}

@@ -186,7 +186,8 @@ func (w *window) answer(m *nats.Msg) {
 	f.to.land(sequence, err)
 }
 
-// watch lands what can have no answer any more.
+// watch lands what can have no answer any more, until the window or its
+// connection is closed.
 func (w *window) watch() {
 	lost := w.lost
 	defer w.nc.RemoveStatusListener(lost)
@@ -202,6 +203,10 @@ func (w *window) watch() {
 			}
 			w.fail(func(flight) error { return errLost })
 		case now := <-tick.C:
+			if w.nc.IsClosed() { // nothing is sent any more
+				w.fail(func(flight) error { return errLost })
+				return
+			}
 			refused := w.nc.LastError()
 			if refused == w.seen { //nolint:errorlint // whether it is the same one, not alike
 				refused = nil

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine/wire"
 )
@@ -422,35 +421,38 @@ func (s *settler) send(batch []*settlement) []answer {
 // answer is what the broker says to a message: its sequence, if that is known.
 type answer struct {
 	asked    bool // there is one
-	future   jetstream.PubAckFuture
+	awaited  *awaited
 	sequence uint64
 	err      error
 }
 
 // wait for it.
 func (a answer) wait() (uint64, error) {
-	if a.future == nil {
+	if a.awaited == nil {
 		return a.sequence, a.err
 	}
-	select {
-	case ack := <-a.future.Ok():
-		return ack.Sequence, nil
-	case err := <-a.future.Err():
-		return 0, err
-	}
+	<-a.awaited.landed
+	a.sequence, a.err = a.awaited.sequence, a.awaited.err
+	awaitedPool.Put(a.awaited)
+	return a.sequence, a.err
 }
 
 // publish sends a message while there is a connection: what the library kept for
 // the next one could come after the lease, and replace a later attempt.
 func (s *settler) publish(m *nats.Msg, err error) answer {
-	if err == nil && s.w.c.nc.Status() != nats.CONNECTED {
-		err = errNotSent
-	}
 	if err != nil {
 		return answer{asked: true, err: err}
 	}
-	f, err := s.w.c.js.PublishMsgAsync(m, jetstream.WithRetryAttempts(0))
-	return answer{asked: true, future: f, err: err}
+	window, err := s.w.c.publisher()
+	if err != nil {
+		return answer{asked: true, err: err}
+	}
+	to := awaitedPool.Get().(*awaited)
+	if _, err := window.send(context.Background(), m, to); err != nil { //nolint:forbidigo // each flight lands in time and makes room
+		awaitedPool.Put(to)
+		return answer{asked: true, err: err}
+	}
+	return answer{asked: true, awaited: to}
 }
 
 // skip passes over stages that have nothing, and tells where it stops.
@@ -492,6 +494,9 @@ func (s *settler) advance(x *settlement, answered answer) (progress, error) {
 	sequence, err := answered.wait()
 	if x.stage == stageEnd {
 		return s.confirmed(x, err)
+	}
+	if errors.Is(err, ErrForbidden) {
+		return stuck, err // the task is not to blame; rights can be given while a worker runs
 	}
 	switch classify(err) {
 	case outcomeStored:

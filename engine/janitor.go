@@ -63,19 +63,19 @@ type Janitor struct {
 	err error // of the configuration
 	log *slog.Logger
 
-	loops    pulse.Set
-	loop     *pulse.Loop
-	working  atomic.Bool
-	trouble  atomic.Pointer[string] // why the last round failed
-	suspects map[suspect]time.Time  // since when they stand below their consumer's floor
-	said     map[suspect]bool       // that it cannot be put right
+	loops   pulse.Set
+	loop    *pulse.Loop
+	working atomic.Bool
+	trouble atomic.Pointer[string] // why the last round failed
+	lanes   map[forgotten]*mended
+	most    int // messages put right in one go
 }
 
 // NewJanitor makes a janitor. A configuration that breaks a rule is reported by
 // Run.
 func NewJanitor(c *Client, cfg JanitorConfig) *Janitor {
 	cfg = cfg.withDefaults()
-	j := &Janitor{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger, suspects: map[suspect]time.Time{}, said: map[suspect]bool{}}
+	j := &Janitor{c: c, cfg: cfg, err: cfg.validate(), log: cfg.Logger, lanes: map[forgotten]*mended{}, most: mendMost}
 	j.loop = j.loops.Loop("rounds of the janitor", stallSettle)
 	return j
 }
@@ -116,7 +116,14 @@ func (j *Janitor) Run(ctx context.Context) error {
 // Once makes one round, and as many more as it takes to be sure of the tasks
 // that it has found.
 func (j *Janitor) Once(ctx context.Context) error {
-	return j.run(ctx, func() bool { return len(j.suspects) == len(j.said) })
+	return j.run(ctx, func() bool {
+		for _, state := range j.lanes {
+			if state.mark != nil {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func (j *Janitor) run(ctx context.Context, enough func() bool) error {
@@ -267,23 +274,18 @@ func (j *Janitor) removeCanceled(ctx context.Context, m *nats.Msg) error {
 // where something is suspected.
 func (j *Janitor) round(ctx context.Context) (next time.Duration, err error) {
 	next = j.cfg.Every
-	seen := map[suspect]bool{}
 	for _, lane := range j.cfg.Lanes {
 		j.loop.Turn()
 		err = errors.Join(err, j.trim(ctx, lane))
 		for _, due := range []bool{false, true} {
 			j.loop.Turn()
-			wait, failure := j.mend(ctx, forgotten{lane: lane, due: due}, seen)
+			wait, failure := j.mend(ctx, forgotten{lane: lane, due: due})
 			next = min(next, max(wait, minRound))
 			err = errors.Join(err, failure)
 		}
 		if errors.Is(err, ErrForbidden) || ctx.Err() != nil {
 			return next, err
 		}
-	}
-	if err == nil { // else some may not have been seen
-		maps.DeleteFunc(j.suspects, func(s suspect, _ time.Time) bool { return !seen[s] })
-		maps.DeleteFunc(j.said, func(s suspect, _ bool) bool { return !seen[s] })
 	}
 	return next, err
 }

@@ -21,7 +21,7 @@ import (
 // to run, often nothing; after a janitor nothing is left, every task that was
 // acknowledged has ended, and none has two outcomes.
 func TestKilledBrokerLeavesNothingToNobody(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	b := startBrokers(t, 1)
 	nc, err := nats.Connect(strings.Join(b.urls, ","), ConnectOptions(nil)...)

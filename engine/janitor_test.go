@@ -211,6 +211,43 @@ func TestJanitorPutsRightWhatTheBrokerForgot(t *testing.T) {
 	}
 }
 
+// More than one go puts right, behind more than one go that are no tasks.
+func TestJanitorPutsRightMany(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})
+	const strange, owed, most = 80, 200, 64
+	s.forget("PELTON_TASKS_default", "workers", "pelton.task.default.>", "pelton.task.default.pass", func() {
+		for range strange {
+			s.publish("pelton.task.default.work", `1`, "Pelton-Attempt", "none")
+		}
+		for range owed {
+			s.publish("pelton.task.default.work", `1`)
+		}
+	}, func() { s.publish("pelton.task.default.pass", `1`) })
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(4)})
+	var runs atomic.Int32
+	engine.HandleRaw(w, "work", func(context.Context, *engine.Message) ([]byte, error) {
+		runs.Add(1)
+		return nil, nil
+	})
+	s.work(w)
+	j := engine.NewJanitor(s.client, engine.JanitorConfig{})
+	engine.SetMendMost(j, most)
+	for range 2 { // the second finds nothing to do, and ends too
+		if err := j.Once(s.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		s.until("what is owed has run", func() bool {
+			tasks, ok := s.state("PELTON_TASKS_default")
+			later, there := s.state("PELTON_LATER_default")
+			return ok && there && tasks.Msgs == strange && later.Msgs == 0
+		})
+		if n := runs.Load(); n != owed {
+			t.Errorf("%d runs, want %d", n, owed)
+		}
+	}
+}
+
 func TestJanitorPutsRightWhatHasBecomeDue(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})

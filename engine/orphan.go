@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -11,14 +13,6 @@ import (
 
 	"pelton/engine/wire"
 )
-
-// suspect is a message that seems to be forgotten: it is one only if it still
-// stands there after a while, for an acknowledgement removes it a little after
-// the floor has risen.
-type suspect struct {
-	stream   string
-	sequence uint64
-}
 
 // forgotten are the messages of a lane that stand below the floor of their
 // consumer.
@@ -34,91 +28,160 @@ func (f forgotten) places(ns wire.Namespace) (stream, durable, filter string) {
 	return ns.TaskStream(f.lane), wire.WorkersDurable, ns.TaskFilter(f.lane)
 }
 
-// mendMost bounds how many messages of a stream are looked at in one round.
-const mendMost = 10_000
+// floorMark is where the floor of a consumer stood at an instant. A message below
+// it that still stands after a while is forgotten; at once it may be one whose
+// acknowledgement removes it a little after the floor has risen.
+type floorMark struct {
+	floor   uint64
+	created time.Time // the consumer: one that is made again begins again
+	since   time.Time
+}
 
-// mend puts right what has been suspected for long enough. It returns how long
-// the youngest suspect is to be waited for.
-func (j *Janitor) mend(ctx context.Context, f forgotten, seen map[suspect]bool) (wait time.Duration, err error) {
+// mended is what a lane's streams need and have had.
+type mended struct {
+	mark *floorMark      // nil while nothing stands below the floor
+	said map[uint64]bool // messages that are no tasks: they stay
+}
+
+const (
+	// mendMost bounds how many messages are put right before the janitor does
+	// what else it is asked for.
+	mendMost = 10_000
+	// mendTogether is how many are put right at a time: each takes several
+	// requests, one after the other.
+	mendTogether = 32
+)
+
+// mend puts right what has stood below the floor for long enough. It returns how
+// long the rest is to be waited for.
+func (j *Janitor) mend(ctx context.Context, f forgotten) (wait time.Duration, err error) {
 	stream, durable, filter := f.places(j.c.ns)
-	wait = j.cfg.Every
 	consumer, err := j.c.consumerInfo(ctx, stream, durable)
 	if err != nil || consumer == nil {
-		return wait, err
+		return j.cfg.Every, err
 	}
-	patience := 2 * consumer.Config.AckWait
-	requeued, removed := 0, 0
+	state := j.lanes[f]
+	if state == nil {
+		state = &mended{said: map[uint64]bool{}}
+		j.lanes[f] = state
+	}
+	patience, now, floor := 2*consumer.Config.AckWait, time.Now(), consumer.AckFloor.Stream
+	if m := state.mark; m == nil || floor < m.floor || !consumer.Created.Equal(m.created) {
+		first, err := j.c.leaderNext(ctx, stream, filter, 1)
+		if err != nil {
+			return j.cfg.Every, err
+		}
+		if state.mark = nil; first == nil || first.sequence > floor {
+			clear(state.said)
+			return j.cfg.Every, nil
+		}
+		state.mark = &floorMark{floor, consumer.Created, now}
+	}
+	if left := patience - now.Sub(state.mark.since); left > 0 {
+		return min(j.cfg.Every, left), nil
+	}
+	whole, err := j.mendBelow(ctx, f, state)
+	if err != nil || !whole {
+		return 0, err
+	}
+	state.mark = nil
+	return j.cfg.Every, nil
+}
+
+// mendBelow puts right what stands below the mark. It tells whether that was all
+// of it.
+func (j *Janitor) mendBelow(ctx context.Context, f forgotten, state *mended) (whole bool, err error) {
+	stream, _, filter := f.places(j.c.ns)
+	var requeued, removed int
 	defer func() {
 		if requeued+removed > 0 {
 			j.log.WarnContext(ctx, "tasks that no worker would have been given are put right", "stream", stream, "requeued", requeued, "removed", removed)
 		}
 	}()
-	from := uint64(1)
-	for range mendMost {
-		j.loop.Turn()
-		m, err := j.c.leaderNext(ctx, stream, filter, from)
-		if err != nil || m == nil || m.sequence > consumer.AckFloor.Stream {
-			return wait, err
+	stay := map[uint64]bool{}
+	for from := uint64(1); requeued+removed < j.most; {
+		var some []*stored
+		for len(some) < mendTogether && !whole {
+			j.loop.Turn()
+			m, err := j.c.leaderNext(ctx, stream, filter, from)
+			switch {
+			case err != nil:
+				return false, err
+			case m == nil || m.sequence > state.mark.floor:
+				whole = true
+			case state.said[m.sequence]:
+				stay[m.sequence] = true
+			default:
+				some = append(some, m)
+			}
+			if m != nil {
+				from = m.sequence + 1
+			}
 		}
-		from = m.sequence + 1
-		s := suspect{stream, m.sequence}
-		seen[s] = true
-		since, known := j.suspects[s]
-		if !known {
-			since = time.Now()
-			j.suspects[s] = since
+		ends := make([]mending, len(some))
+		var group sync.WaitGroup
+		for i, m := range some {
+			group.Go(func() { ends[i] = j.putRight(ctx, f, m) })
 		}
-		if left := patience - time.Since(since); left > 0 {
-			wait = min(wait, left)
-			continue
+		group.Wait()
+		for i, end := range ends {
+			switch {
+			case end.err != nil:
+				err = errors.Join(err, end.err)
+			case end.noTask != nil:
+				stay[some[i].sequence], state.said[some[i].sequence] = true, true
+				j.log.WarnContext(ctx, "message that no worker will be given is no task, it stays", "stream", stream, "sequence", some[i].sequence, "err", end.noTask)
+			case end.again:
+				requeued++
+			default:
+				removed++
+			}
 		}
-		if j.said[s] {
-			continue
+		if err != nil {
+			return false, err
 		}
-		again, err := j.putRight(ctx, f, m)
-		switch {
-		case err != nil:
-			return wait, err
-		case j.said[s]:
-			continue
-		case again:
-			requeued++
-		default:
-			removed++
+		if whole {
+			state.said = stay
+			return true, nil
 		}
-		delete(j.suspects, s)
 	}
-	return wait, nil
+	return false, nil
+}
+
+// mending is what became of a message: it is removed, its task due again where it
+// is owed; or it stays because it is no task; or it is not known.
+type mending struct {
+	again  bool
+	noTask error
+	err    error
 }
 
 // putRight removes one message, after its task was made due again where it is
-// owed; it tells whether it was.
-func (j *Janitor) putRight(ctx context.Context, f forgotten, m *stored) (again bool, err error) {
+// owed.
+func (j *Janitor) putRight(ctx context.Context, f forgotten, m *stored) (end mending) {
 	d, err := j.c.forgotten(f, m)
 	if err != nil {
-		stream, _, _ := f.places(j.c.ns)
-		j.said[suspect{stream, m.sequence}] = true
-		j.log.WarnContext(ctx, "message that no worker will be given is no task, it stays", "stream", stream, "sequence", m.sequence, "err", err)
-		return false, nil
+		return mending{noTask: err}
 	}
 	r, revision, err := j.c.leaderRecord(ctx, d.queue(), d.id)
 	if err != nil {
-		return false, err
+		return mending{err: err}
 	}
 	switch judge(r, d) {
 	case verdictRun:
 		if r != nil && r.Run < d.meta.Run {
 			r = nil // it is of another life; the one who runs the task writes over it
 		}
-		again, err = true, j.requeue(ctx, d, r, revision)
+		end.again, err = true, j.requeue(ctx, d, r, revision)
 	case verdictParked:
-		again, err = true, j.publish(ctx, j.c.parkMessage(d, r, r.Attempt, r.ETA))
+		end.again, err = true, j.publish(ctx, j.c.parkMessage(d, r, r.Attempt, r.ETA))
 	case verdictDone:
 	}
 	if err != nil {
-		return false, fmt.Errorf("task %s: %w", d.id, err)
+		return mending{err: fmt.Errorf("task %s: %w", d.id, err)}
 	}
-	return again, j.remove(ctx, f, m.sequence)
+	end.err = j.remove(ctx, f, m.sequence)
+	return end
 }
 
 // requeue makes a task due at once, under the id and the run that it has. Its

@@ -245,6 +245,7 @@ func (d *delivery) end() (left, replaced bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.ended, d.returned = true, true
+	d.cancel = nil // it is the next task's
 	return d.left, d.replaced
 }
 

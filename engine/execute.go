@@ -27,6 +27,19 @@ type Info struct {
 
 type infoKey struct{}
 
+// running is the context of a handler, with what it may know.
+type running struct {
+	context.Context
+	message Message
+}
+
+func (r *running) Value(key any) any {
+	if key == (infoKey{}) {
+		return &r.message.Info
+	}
+	return r.Context.Value(key)
+}
+
 // InfoFrom tells a handler about the task whose context it has.
 func InfoFrom(ctx context.Context) (Info, bool) {
 	info, ok := ctx.Value(infoKey{}).(*Info)
@@ -100,7 +113,8 @@ func poisoned(deaths int) result {
 }
 
 // process runs one delivery that has a slot.
-func (w *Worker) process(working context.Context, d *delivery, began time.Time) result {
+func (w *Worker) process(s *slot, d *delivery, began time.Time) result {
+	working := s.working
 	if d.bad != nil {
 		return failed(badInput(d.bad))
 	}
@@ -131,7 +145,7 @@ func (w *Worker) process(working context.Context, d *delivery, began time.Time) 
 	if !known {
 		return result{kind: resultUnknown}
 	}
-	return w.execute(working, d, h.run, began)
+	return w.execute(s, d, h.run, began)
 }
 
 func (w *Worker) checkBody(d *delivery) error {
@@ -142,21 +156,20 @@ func (w *Worker) checkBody(d *delivery) error {
 }
 
 // execute runs the handler under its deadline.
-func (w *Worker) execute(working context.Context, d *delivery, h Handler, began time.Time) result {
-	ctx, cancel := context.WithCancelCause(working)
-	defer cancel(nil)
+func (w *Worker) execute(s *slot, d *delivery, h Handler, began time.Time) result {
+	ctx, cancel := s.stoppable()
 	ctx, stop := context.WithTimeoutCause(ctx, w.timeout(d), errDeadline)
 	defer stop()
 	if res, may := d.begin(ctx, cancel, began); !may {
 		return res
 	}
-	m := &Message{Body: d.msg.Data, Info: w.info(ctx, d)}
+	run := &running{ctx, Message{Body: d.msg.Data, Info: w.info(ctx, d)}}
 	if hook := w.cfg.Hooks.Started; hook != nil {
 		e := w.event(d, began)
-		e.Deadline = m.Info.Deadline
+		e.Deadline = run.message.Info.Deadline
 		w.tell("Started", hook, e)
 	}
-	body, err := call(context.WithValue(ctx, infoKey{}, &m.Info), h, m)
+	body, err := call(run, h, &run.message)
 	if err == nil {
 		return w.checkResult(body)
 	}

@@ -601,19 +601,41 @@ func (p *pool) handBack(d *delivery) {
 	p.settler.add(p.w.settlement(d, result{kind: resultHandBack}))
 }
 
-// slot runs one task at a time. A handler that ends its goroutine
+// slot runs one task at a time.
+type slot struct {
+	working   context.Context
+	goroutine string // as stacks name it
+	replaced  bool   // another one is in its place
+
+	// What stops its tasks, one after the other: a task has it only while it runs
+	// ([delivery.end]), and it is made anew once it has been used.
+	ctx  context.Context
+	stop context.CancelCauseFunc
+}
+
+// stoppable is the context of the slot's next task, without its deadline.
+func (s *slot) stoppable() (context.Context, context.CancelCauseFunc) {
+	if s.ctx == nil || s.ctx.Err() != nil {
+		s.ctx, s.stop = context.WithCancelCause(s.working)
+	}
+	return s.ctx, s.stop
+}
+
+// slot takes tasks and runs them. A handler that ends its goroutine
 // (runtime.Goexit) takes the slot with it: another is made. One that was left
 // behind has been replaced already.
 func (p *pool) slot(working context.Context) {
-	ended, replaced := false, false
+	s, ended := &slot{working: working, goroutine: goroutineID()}, false
 	defer func() {
-		if !ended && !replaced {
+		if s.stop != nil {
+			s.stop(nil)
+		}
+		if !ended && !s.replaced {
 			go p.slot(working)
 		}
 	}()
-	goroutine := goroutineID()
 	for d := p.take(); d != nil; d = p.take() {
-		if p.runOne(working, d, goroutine, &replaced); replaced {
+		if p.runOne(s, d); s.replaced {
 			break
 		}
 	}
@@ -655,9 +677,8 @@ func (p *pool) free(d *delivery, used time.Duration, late bool) {
 	}
 }
 
-// runOne runs a task and settles it, however its handler ends. It tells whether
-// another slot is in place of this one by then.
-func (p *pool) runOne(working context.Context, d *delivery, goroutine string, replaced *bool) {
+// runOne runs a task and settles it, however its handler ends.
+func (p *pool) runOne(s *slot, d *delivery) {
 	began := time.Now()
 	var result result
 	returned := false

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -265,4 +267,41 @@ func TestLaggingReplicaIsNoTrouble(t *testing.T) {
 	if s.complain(nats.ErrTimeout); !s.trouble || !s.signs.cannotWrite.Load() {
 		t.Error("nobody is told of an outcome that cannot be written")
 	}
+}
+
+// TestSlotStopsOneTask: what stops a task is shared by those that a slot runs one
+// after the other, and stops the one that runs alone.
+func TestSlotStopsOneTask(t *testing.T) {
+	c, err := NewClient(enginetest.Start(t).Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	p := newPool(NewWorker(c, WorkerConfig{}), Queue{Name: "default", Slots: 1})
+	s := &slot{working: t.Context()}
+	run := func() (*delivery, context.Context) {
+		d := &delivery{pool: p, renewed: time.Now()}
+		ctx, cancel := s.stoppable()
+		if _, may := d.begin(ctx, cancel, time.Now()); !may {
+			t.Fatal("the handler may not begin")
+		}
+		return d, ctx
+	}
+	first, _ := run()
+	first.end()
+	second, ctx := run()
+	first.revoke()
+	first.lose()
+	if ctx.Err() != nil {
+		t.Fatalf("a task that has ended stops the next one: %v", context.Cause(ctx))
+	}
+	second.revoke()
+	if cause := context.Cause(ctx); !errors.Is(cause, ErrRevoked) {
+		t.Errorf("cause %v", cause)
+	}
+	second.end()
+	if _, ctx = run(); ctx.Err() != nil {
+		t.Errorf("a task begins stopped: %v", context.Cause(ctx))
+	}
+	s.stop(nil)
 }

@@ -12,10 +12,10 @@ const (
 	// make a parked one due, and a little for the way there and back. What waits
 	// longer is parked.
 	keepWithin = fireEarly + 300*time.Millisecond
-	// keepShare of the tasks that a consumer may have in all hands is what one
-	// worker may keep of them, so that a dozen workers full of kept tasks still
-	// leave room for others.
-	keepShare = 12
+	// workersShare of the tasks that a consumer may have in all hands is what one
+	// worker may keep of them, or hold until their time, so that a dozen workers
+	// full of such tasks still leave room for others.
+	workersShare = 12
 )
 
 // kept is a task whose next attempt is due too soon to be parked in time. Its
@@ -64,13 +64,13 @@ func (k *keeping) close() {
 	k.closed = true
 }
 
-// mostKept is how many tasks a worker keeps of a consumer that may have so many
-// in all hands; less than 1 is no limit.
-func mostKept(maxAckPending int) int {
+// shareOf is how many tasks a worker keeps, or holds until their time, of a
+// consumer that may have so many in all hands; less than 1 is no limit.
+func shareOf(maxAckPending int) int {
 	if maxAckPending < 1 {
 		return holdMost
 	}
-	return min(maxAckPending/keepShare, holdMost)
+	return min(maxAckPending/workersShare, holdMost)
 }
 
 // keep claims the attempt of a kept task while its time has not come.

@@ -114,6 +114,7 @@ type lane struct {
 	plain, due *puller
 	ready      []*delivery // wait for a slot, oldest first
 	aside      int         // held or looked at, of those that came by the plain consumer
+	asideMost  int         // of these; as many as there are slots may be in any case
 }
 
 // pop takes the oldest ready task.

@@ -116,7 +116,7 @@ func TestLatenessOfRetries(t *testing.T) {
 		queue topology.Queue
 	}{
 		{"kept", topology.Queue{Name: DefaultQueue}},
-		{"parked", topology.Queue{Name: DefaultQueue, MaxAckPending: keepShare - 1}},
+		{"parked", topology.Queue{Name: DefaultQueue, MaxAckPending: workersShare - 1}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			late := retryLateness(t, tc.queue, 5000)

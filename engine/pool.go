@@ -22,8 +22,7 @@ const (
 	drainWithin = 2 * time.Second
 	// holdMost bounds how many tasks are held for their time, and holdBytes how
 	// much their bodies may take. A burst is claimed while it is held, so that
-	// at its time it only has to run; it must leave some of the 10,000 that all
-	// workers of a lane may hold.
+	// at its time it only has to run. The consumer may allow fewer, see shareOf.
 	holdMost  = 8192
 	holdBytes = 64 << 20
 	// aheadFor is how long the tasks that are asked for beyond the free slots
@@ -76,6 +75,7 @@ type pool struct {
 	held       heldTasks     // wait for their time
 	looking    int           // are looked at
 	asideBytes int           // of held and looking, the size of their bodies
+	holdMost   int           // tasks at a time; as many as there are slots may be in any case
 	pace       time.Duration // how long a task uses a slot, smoothed
 	freed      int           // slots since the lanes were asked
 	step       int           // how many make it worth asking again
@@ -110,12 +110,13 @@ func newPool(w *Worker, q Queue) *pool {
 		asks:     newChooser(ranked),
 		runs:     newChooser(ranked),
 		keeping:  keeping{most: holdMost},
+		holdMost: holdMost,
 		pace:     time.Second,
 		step:     1,
 	}
 	p.wake = sync.NewCond(&p.mu)
 	for _, l := range ranked {
-		p.lanes = append(p.lanes, &lane{lane: l})
+		p.lanes = append(p.lanes, &lane{lane: l, asideMost: holdMost})
 	}
 	return p
 }
@@ -356,7 +357,7 @@ func (p *pool) askLane(ln *lane, free int, now time.Time) {
 		return
 	}
 	room := p.holdable(free)
-	p.want(ln.plain, min(free, room-ln.aside), len(ln.ready), now)
+	p.want(ln.plain, min(free, p.roomAside(ln, room)), len(ln.ready), now)
 	if free > 0 {
 		p.askDue(ln, room, now)
 	}
@@ -411,7 +412,7 @@ func (p *pool) askWeighted(free int, now time.Time) {
 	}
 	for ; left > 0; left-- {
 		i := p.asks.pick(func(i int) bool {
-			return !p.lanes[i].quiet(now, p.quietAfter) && p.lanes[i].aside+asked[i] < room
+			return !p.lanes[i].quiet(now, p.quietAfter) && asked[i] < p.roomAside(p.lanes[i], room)
 		}, func(int) bool { return false })
 		if i < 0 {
 			break
@@ -431,7 +432,13 @@ func (p *pool) askWeighted(free int, now time.Time) {
 // until then, and a slot that is free now makes room for many short ones.
 func (p *pool) holdable(free int) int {
 	within := int(handBackAfter / max(p.pace, time.Millisecond))
-	return min(max(free, p.slots*within), holdMost)
+	return min(max(free, p.slots*within), max(p.slots, p.holdMost))
+}
+
+// roomAside is how many more tasks of a lane's plain consumer may turn out to
+// have a time ahead, and be held.
+func (p *pool) roomAside(ln *lane, room int) int {
+	return min(room, max(p.slots, ln.asideMost)) - ln.aside
 }
 
 // release moves what has come to its time from held to ready.
@@ -687,20 +694,20 @@ func (p *pool) runOne(s *slot, d *delivery) {
 			result = failed(errGoexit)
 		}
 		var left bool
-		if left, *replaced = d.end(); left {
+		if left, s.replaced = d.end(); left {
 			p.w.log.Info("handler that was left behind has returned, its outcome is refused", "task", d.addr.Task, "task_id", d.id, "queue", p.queue)
 		} else {
 			p.settler.add(p.w.settlement(d, result))
 		}
-		p.free(d, time.Since(began), *replaced)
+		p.free(d, time.Since(began), s.replaced)
 	}()
-	d.takes(goroutine)
+	d.takes(s.goroutine)
 	if p.w.without.RecordFirst {
 		d.ack()
 	}
 	if hook := p.w.cfg.Hooks.Received; hook != nil {
 		p.w.tell("Received", hook, p.w.event(d, began))
 	}
-	result = p.w.process(working, d, began)
+	result = p.w.process(s, d, began)
 	returned = true
 }

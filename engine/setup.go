@@ -128,7 +128,13 @@ func (w *Worker) bind(ctx context.Context) ([]*pool, error) {
 					return err
 				}
 				ln.ackWait = consumer.AckWait
-				p.keeping.most = min(p.keeping.most, mostKept(consumer.MaxAckPending))
+				ln.asideMost = shareOf(consumer.MaxAckPending)
+				p.keeping.most = min(p.keeping.most, ln.asideMost)
+				due, err := bindable(ctx, w.c, w.c.ns.LaterStream(ln.lane), wire.DueDurable)
+				if err != nil {
+					return err
+				}
+				p.holdMost = min(p.holdMost, shareOf(due.MaxAckPending))
 			}
 			p.kept = make(chan kept, p.keeping.most)
 			pools = append(pools, p)

@@ -30,9 +30,12 @@ type Queue struct {
 	// refuses a batch whole, an account that is full may tear it.
 	MaxBytes int64
 
-	AckWait       time.Duration // how long a lease lasts; default 30 s
-	MaxAckPending int           // tasks in the hands of all workers; default 10,000
-	MaxWaiting    int           // pull requests of all workers; default 1,024; fixed once made
+	AckWait time.Duration // how long a lease lasts; default 30 s
+	// MaxAckPending is how many tasks may be in the hands of all workers; default
+	// 10,000. Of those with a time, which workers take ahead of it, it is ten times
+	// as many, so that what is held leaves room for what is due.
+	MaxAckPending int
+	MaxWaiting    int // pull requests of all workers; default 1,024; fixed once made
 
 	ResultsTTL time.Duration // how long a record is kept; default 24 h
 	ResultsMax int64         // how many, the oldest go first; default two million

@@ -166,6 +166,9 @@ func TestDefinition(t *testing.T) {
 			AckPolicy: jetstream.AckExplicitPolicy, AckWait: 30 * time.Second, MaxDeliver: -1,
 			MaxAckPending: 10_000, MaxWaiting: 1024,
 		}
+		if kind == topology.Later {
+			want.MaxAckPending = 100_000
+		}
 		if have := of(topo, kind).Consumers; len(have) != 1 || !reflect.DeepEqual(have[0], want) {
 			t.Errorf("consumers of %s are\n%+v, want\n%+v", kind, have, want)
 		}

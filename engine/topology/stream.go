@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -127,6 +128,7 @@ func (c Config) later(q Queue, lane wire.Lane) Stream {
 	cfg.AllowMsgSchedules = true
 	cfg.AllowRollup = true
 	due := q.consumer(wire.DueDurable, c.Namespace.DueFilter(lane))
+	due.MaxAckPending = q.dueAckPending()
 	return Stream{Later, q.Name, lane.Priority, cfg, []jetstream.ConsumerConfig{due}}
 }
 
@@ -194,6 +196,15 @@ func (c Config) schedules() Stream {
 	cfg.MaxMsgsPerSubject = 1
 	cfg.DenyDelete = true
 	return Stream{Kind: Schedules, Config: cfg}
+}
+
+// dueAckPending is how many tasks that have become due, or soon will, may be in
+// the hands of all workers.
+func (q Queue) dueAckPending() int {
+	if q.MaxAckPending > math.MaxInt32/10 {
+		return q.MaxAckPending
+	}
+	return 10 * q.MaxAckPending
 }
 
 // consumer is a durable that all workers of a lane share. The broker neither

@@ -41,6 +41,14 @@ func (l Limits) CheckJSON(body []byte) error {
 	if err := l.CheckSize(body); err != nil {
 		return err
 	}
+	if l.within(body) {
+		return nil
+	}
+	return l.explain(body)
+}
+
+// explain finds out what is wrong with a body, if anything is.
+func (l Limits) explain(body []byte) error {
 	if len(body) == 0 {
 		return &BodyError{"must be JSON", "empty"}
 	}

@@ -132,7 +132,7 @@ func (w *Worker) process(s *slot, d *delivery, began time.Time) result {
 	if w.revocations.has(d) {
 		return result{kind: resultRevoked}
 	}
-	if d.expired(w.now()) {
+	if !d.meta.Expires.IsZero() && d.expired(w.now()) {
 		return result{kind: resultExpired}
 	}
 	if d.addr.Task == wire.TaskDead {

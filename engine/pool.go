@@ -287,7 +287,7 @@ func (p *pool) wakeAll() {
 }
 
 // next is the lane whose oldest ready task has the next slot.
-func (p *pool) next(now time.Time) *lane {
+func (p *pool) next() *lane {
 	has := func(i int) bool { return len(p.lanes[i].ready) > 0 }
 	i := 0
 	switch {
@@ -296,8 +296,10 @@ func (p *pool) next(now time.Time) *lane {
 			return nil
 		}
 	case p.poll == PollWeighted:
+		now := time.Now()
 		i = p.runs.pick(has, func(i int) bool { return !p.lanes[i].quiet(now, p.quietAfter) })
 	default:
+		now := time.Now()
 		i = pickStrict(len(p.lanes), has, func(i int) bool { return p.lanes[i].quiet(now, p.quietAfter) })
 	}
 	if i < 0 {
@@ -654,7 +656,7 @@ func (p *pool) take() *delivery {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for !p.closed {
-		if ln := p.next(time.Now()); ln != nil {
+		if ln := p.next(); ln != nil {
 			d := ln.pop()
 			p.running++
 			p.inSlots[d] = struct{}{}

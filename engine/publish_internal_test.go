@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -286,4 +287,80 @@ func TestWindowEndsWithItsConnection(t *testing.T) {
 	nc.Close()
 	w.group.Wait()
 	c.Close()
+}
+
+// TestBatchThatEndsTooEarly: a new leader may end a batch with a smaller count
+// than has been stored. What is stored is not sent again, and what is not goes on.
+// In the control the broker is taken at its word.
+func TestBatchThatEndsTooEarly(t *testing.T) {
+	cluster := enginetest.StartCluster(t)
+	cluster.Setup(DefaultQueue)
+	c, err := NewClient(cluster.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	bodies := make([][]byte, 100)
+	for i := range bodies {
+		bodies[i] = []byte(strconv.Itoa(i))
+	}
+	for _, tc := range []struct {
+		name            string
+		stored, counted uint64 // of the 60 that the first batch has
+		control         bool
+		unconfirmed     int
+		twice           int
+	}{
+		{name: "counted", stored: 20, counted: 20},
+		{name: "not counted", stored: 60, counted: 20, unconfirmed: 40},
+		{name: "control", stored: 60, counted: 20, control: true, twice: 40},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMany(c, "count", bodies, sendOptions{queue: DefaultQueue}, nil)
+			if err := m.check(); err != nil {
+				t.Fatal(err)
+			}
+			stream, err := c.js.Stream(t.Context(), "PELTON_TASKS_default")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.Purge(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			m.sendOne(t.Context(), 0)
+			last := m.before
+			for i := range tc.stored {
+				ack, err := c.js.Publish(t.Context(), "pelton.task.default.count", bodies[1+i])
+				if err != nil {
+					t.Fatal(err)
+				}
+				last = ack.Sequence
+			}
+			for i := range 60 {
+				m.batch = append(m.batch, 1+i)
+			}
+			end := fastOutcome{stored: tc.counted, sequence: last}
+			if m.account(end); tc.control {
+				m.doubt = nil
+			}
+			m.sendFast(t.Context())
+			if id := m.id(20); !tc.control && id != "" && id != fmt.Sprintf("default-%d", m.seqs[0]+20) {
+				t.Errorf("the last task that was counted has the id %q", id)
+			}
+			unconfirmed := 0
+			for _, f := range m.failed {
+				if !errors.Is(f.Err, ErrUnconfirmed) {
+					t.Errorf("task %d: %v", f.Index, f.Err)
+				}
+				unconfirmed++
+			}
+			info, err := stream.Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if twice := int(info.State.Msgs) - len(bodies); unconfirmed != tc.unconfirmed || twice != tc.twice {
+				t.Errorf("%d unconfirmed, want %d; %d stored twice, want %d", unconfirmed, tc.unconfirmed, twice, tc.twice)
+			}
+		})
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -104,6 +105,8 @@ type many struct {
 
 	before uint64   // sequence of what we stored last; 0 if not known
 	batch  []int    // indexes of the tasks of the open batch
+	doubt  []int    // those of which the last batch's end is not the last word
+	after  uint64   // where they are not stored, the sequence of the stream's last message
 	msg    nats.Msg // used for one after the other
 	prefix []byte   // of free ids
 }
@@ -307,6 +310,7 @@ func (m *many) sendFast(ctx context.Context) {
 			return
 		}
 		if ctx.Err() != nil {
+			m.unconfirmed(m.doubt)
 			m.abandon(unsent(context.Cause(ctx)))
 			return
 		}
@@ -321,11 +325,23 @@ func (m *many) sendOne(ctx context.Context, i int) bool {
 		m.fail(i, err)
 		return true
 	}
+	doubt := m.doubt
+	m.doubt = nil
+	if doubt != nil {
+		if msg.Header == nil {
+			msg.Header = nats.Header{}
+		}
+		msg.Header[headerExpectLast] = []string{strconv.FormatUint(m.after, 10)}
+	}
 	ack, err := m.c.publishKnown(waitingForRoom(ctx, m.o.waitForRoom), msg, m.lane, false)
 	if err == nil {
 		m.stored(i, ack.Sequence)
 		m.before = ack.Sequence
 		return true
+	}
+	m.unconfirmed(doubt)
+	if doubt != nil && errors.Is(err, ErrExists) {
+		return true // something was stored after the batch; it may be the batch's own
 	}
 	m.fail(i, fmt.Errorf("queue %q: %w", m.o.queue, err))
 	if classify(err) == outcomeInvalid && !errors.Is(err, ErrForbidden) {
@@ -336,6 +352,13 @@ func (m *many) sendOne(ctx context.Context, i int) bool {
 	}
 	m.abandon(fmt.Errorf("queue %q: %w", m.o.queue, err))
 	return false
+}
+
+// unconfirmed fails tasks that may be stored or not.
+func (m *many) unconfirmed(doubt []int) {
+	for _, i := range doubt {
+		m.fail(i, fmt.Errorf("queue %q: %w: its leader changed meanwhile", m.o.queue, ErrUnconfirmed))
+	}
 }
 
 // fill sends as much of the open tasks as the batch takes.
@@ -363,14 +386,22 @@ func (m *many) fill(ctx context.Context, b *fastBatch, from int) {
 
 // account says of each task of the batch what became of it. What is left open
 // is sent again: the batch ended before it.
+//
+// Of several replicas a leader that is new may end a batch before it has counted
+// what the one before has still brought to it. That is in the stream before
+// anything that comes now: where the first task that is sent again finds nothing
+// after what was counted, there is nothing, and never will be.
 func (m *many) account(end fastOutcome) {
 	stored := int(end.stored)
+	if stored < len(m.batch) && m.c.replicated() && !errors.Is(end.err, errOpenEnd) && !isRefused(end.err) {
+		m.doubt, m.after = slices.Clone(m.batch[stored:]), m.before+end.stored
+	}
 	alone := end.sequence != 0 && end.sequence == m.before+end.stored
 	for n, i := range m.batch {
 		switch {
 		case n < stored && alone:
 			m.stored(i, m.before+uint64(n)+1)
-		case n == stored-1:
+		case n == stored-1 && m.doubt == nil:
 			m.stored(i, end.sequence)
 		case n < stored:
 			m.stored(i, 0)

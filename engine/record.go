@@ -27,6 +27,7 @@ const (
 // ADR-51 and the publish API.
 const (
 	headerMsgID          = "Nats-Msg-Id"
+	headerExpectLast     = "Nats-Expected-Last-Sequence"
 	headerExpectLastSubj = "Nats-Expected-Last-Subject-Sequence"
 	headerSchedule       = "Nats-Schedule"
 	headerScheduleTarget = "Nats-Schedule-Target"

@@ -515,9 +515,10 @@ func (s *settler) advance(x *settlement, answered answer) (progress, error) {
 	}
 }
 
-// conclude tells the broker how the message ends.
+// conclude tells the broker how the message ends; the hooks before, for what
+// comes of that is told to them too.
 func (s *settler) conclude(x *settlement) {
-	defer s.w.tellSettled(x)
+	s.w.tellSettled(x)
 	if x.end == endKeep {
 		s.keep(x)
 		return

@@ -246,19 +246,22 @@ func TestUrgentTaskOvertakes(t *testing.T) {
 	all = append(all, l.send(wire.PriorityHigh), l.send(wire.PriorityNone))
 	// What has been asked for comes, to wait for the slot; the rest is asked for
 	// when it is free, the more urgent lane first.
-	l.until(func(p *pool) bool {
-		for _, ln := range p.lanes[:2] {
-			if len(ln.ready) == 0 && ln.plain.outstanding() > 0 {
-				return false
-			}
-		}
-		return true
-	})
+	l.until(arrived)
 	close(l.release)
 	want := []wire.Priority{wire.PriorityLow, wire.PriorityHigh, wire.PriorityNone, wire.PriorityLow, wire.PriorityLow}
 	if got := l.wait(all); !slices.Equal(got, want) {
 		t.Errorf("order %q", got)
 	}
+}
+
+// arrived reports whether no lane waits for the first of what it has asked for.
+func arrived(p *pool) bool {
+	for _, ln := range p.lanes {
+		if len(ln.ready) == 0 && ln.plain.outstanding() > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // until waits for what is said of the worker's pool.
@@ -288,13 +291,17 @@ func TestWeightedLanesStarveNobody(t *testing.T) {
 	for range 100 {
 		all = append(all, l.send(wire.PriorityHigh), l.send(wire.PriorityNone), l.send(wire.PriorityLow))
 	}
-	close(l.release)
 	l.work(PollWeighted)
+	for range 120 {
+		<-l.began
+		l.until(arrived)
+		l.release <- struct{}{}
+	}
+	close(l.release)
 	got := l.wait(all)
 	counts := map[wire.Priority]int{}
-	// The first ones run while the other lanes' tasks are still on their way, and
-	// may have been taken for empty.
-	for _, p := range got[20:120] {
+	// The first one runs while the other lanes' tasks are still on their way.
+	for _, p := range got[1:101] {
 		counts[p]++
 	}
 	for p, share := range map[wire.Priority]int{wire.PriorityHigh: 60, wire.PriorityNone: 30, wire.PriorityLow: 10} {

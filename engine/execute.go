@@ -158,7 +158,11 @@ func (w *Worker) checkBody(d *delivery) error {
 // execute runs the handler under its deadline.
 func (w *Worker) execute(s *slot, d *delivery, h Handler, began time.Time) result {
 	ctx, cancel := s.stoppable()
-	ctx, stop := context.WithTimeoutCause(ctx, w.timeout(d), errDeadline)
+	from := began
+	if !d.plain() { // its record may have taken a while
+		from = time.Now()
+	}
+	ctx, stop := context.WithDeadlineCause(ctx, from.Add(w.timeout(d)), errDeadline)
 	defer stop()
 	if res, may := d.begin(ctx, cancel, began); !may {
 		return res

@@ -19,8 +19,8 @@ func TestNoHookCostsNothing(t *testing.T) {
 		}
 		w := &Worker{cfg: cfg, hears: cfg.Hooks.outcomes()}
 		d := &delivery{msg: &nats.Msg{Header: nats.Header{"X": {"y"}}}, pool: &pool{w: w}, id: "default-1", meta: wire.Meta{Run: 1, Attempt: 1}}
-		x := &settlement{d: d, own: Record{State: wire.StateSucceeded}}
-		x.record = &x.own
+		x := &settlement{d: d, own: &Record{State: wire.StateSucceeded}}
+		x.record = x.own
 		now := time.Now()
 		allocs := testing.AllocsPerRun(100, func() {
 			x.becomes(resultDone, now)

@@ -696,12 +696,13 @@ func (p *pool) runOne(s *slot, d *delivery) {
 			result = failed(errGoexit)
 		}
 		var left bool
+		now := time.Now()
 		if left, s.replaced = d.end(); left {
 			p.w.log.Info("handler that was left behind has returned, its outcome is refused", "task", d.addr.Task, "task_id", d.id, "queue", p.queue)
 		} else {
-			p.settler.add(p.w.settlement(d, result))
+			p.settler.add(p.w.settlementAt(d, result, now))
 		}
-		p.free(d, time.Since(began), s.replaced)
+		p.free(d, now.Sub(began), s.replaced)
 	}()
 	d.takes(s.goroutine)
 	if p.w.without.RecordFirst {

@@ -20,7 +20,7 @@ type settlement struct {
 	d        *delivery
 	before   *nats.Msg
 	record   *Record // own, or nil
-	own      Record
+	own      *Record
 	revision uint64
 	after    *nats.Msg
 	end      ending
@@ -53,19 +53,26 @@ const (
 
 // settlement makes what a result calls for. It is nil where nothing is owed.
 func (w *Worker) settlement(d *delivery, res result) *settlement {
+	return w.settlementAt(d, res, time.Now())
+}
+
+// settlementAt is settlement for a result of an instant.
+func (w *Worker) settlementAt(d *delivery, res result, now time.Time) *settlement {
 	if res.kind == resultNothing {
 		return nil
 	}
-	now := time.Now().UTC()
-	s := &settlement{d: d}
+	now = now.UTC()
 	claimed, revision := d.claim()
-	s.revision = revision
-	s.record = &s.own
+	if res.kind == resultDone && claimed == nil && w.handlers[d.addr.Task].noResult && !d.isMarking() {
+		return w.unrecorded(d, now)
+	}
+	s := &settlement{d: d, revision: revision, own: new(Record)}
+	s.record = s.own
 	if claimed != nil {
-		s.own = *claimed
+		*s.own = *claimed
 		s.own.Worker = w.cfg.Name
 	} else {
-		d.describe(&s.own, w.cfg.Name)
+		d.describe(s.own, w.cfg.Name)
 	}
 	if started := d.startedAt(); s.record.StartedAt.IsZero() && !started.IsZero() {
 		s.record.StartedAt = started.UTC()
@@ -73,8 +80,9 @@ func (w *Worker) settlement(d *delivery, res result) *settlement {
 	switch res.kind {
 	case resultDone:
 		s.finish(wire.StateSucceeded, now)
-		s.record.Result = res.body
-		w.forget(s, claimed != nil)
+		if !w.handlers[d.addr.Task].noResult { // else the record only says that it has run
+			s.record.Result = res.body
+		}
 	case resultExpired:
 		s.finish(wire.StateExpired, now)
 	case resultRevoked:
@@ -105,20 +113,17 @@ func (s *settlement) finish(state wire.State, now time.Time) {
 	s.record.Error, s.record.ETA, s.record.Body = nil, s.d.meta.ETA.UTC(), nil
 }
 
-// forget leaves out what the handler of a task that succeeded keeps nothing of.
-func (w *Worker) forget(s *settlement, claimed bool) {
-	h := w.handlers[s.d.addr.Task]
-	if !h.noResult {
-		return
-	}
-	s.record.Result = nil
-	if claimed || s.d.isMarking() {
-		return // a record says that it runs
-	}
-	s.record = nil
-	if !h.plainAck {
+// unrecorded settles a task that succeeded, whose handler keeps nothing of that
+// and of which no record says that it runs.
+func (w *Worker) unrecorded(d *delivery, now time.Time) *settlement {
+	s := &settlement{d: d}
+	if !w.handlers[d.addr.Task].plainAck {
 		s.end = endConfirm
 	}
+	if w.hears {
+		s.became = became{told: true, kind: resultDone, at: now, state: wire.StateSucceeded}
+	}
+	return s
 }
 
 // handBack sets a record that says started back to queued. A plain delivery

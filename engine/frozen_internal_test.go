@@ -92,7 +92,7 @@ func TestFrozenWorkerParksNothing(t *testing.T) {
 		return &settlement{d: d, after: after, stage: stageAfter}
 	}
 	answers := p.settler.send([]*settlement{settling(p.frozen), settling(p.fresh)})
-	if answers[0].asked || !answers[1].asked {
+	if answers[0] != (answer{}) || !answers[1].flies {
 		t.Errorf("%+v", answers)
 	}
 	p.says(t)
@@ -151,14 +151,15 @@ func TestNothingIsSentLater(t *testing.T) {
 	gone := c.nc.StatusChanged(nats.RECONNECTING)
 	link.Cut()
 	<-gone
-	if a := s.publish(nats.NewMsg("later"), nil); !a.asked || a.err == nil {
+	x := &settlement{d: ln.ready[0]}
+	if a := s.publish(x, nats.NewMsg("later"), nil); !a.asked || a.err == nil {
 		t.Errorf("sent without a connection: %+v", a)
 	}
 	if p.check(time.Now()); len(ln.ready) != 1 {
 		t.Error("handed back without a connection")
 	}
 	<-back
-	if a := s.publish(nats.NewMsg("later"), nil); a.err != nil {
+	if a := s.publish(x, nats.NewMsg("later"), nil); a.err != nil {
 		t.Error(a.err)
 	}
 	if err := c.nc.Flush(); err != nil {

@@ -119,7 +119,7 @@ func (s *settler) sendRecords(batch []*settlement, answers []answer) {
 		}
 		for _, i := range some {
 			m, err := s.w.c.recordMessage(batch[i].record, batch[i].revision)
-			answers[i] = s.publish(m, err)
+			answers[i] = s.publish(batch[i], m, err)
 		}
 	}
 }

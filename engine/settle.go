@@ -25,9 +25,10 @@ type settlement struct {
 	after    *nats.Msg
 	end      ending
 	stage    stage
-	room     bool  // among the kept is taken for its next attempt
-	owed     int64 // of the settler's bytes
-	alone    bool  // its record is written by itself: one that came with others was refused
+	room     bool   // among the kept is taken for its next attempt
+	owed     int64  // of the settler's bytes
+	alone    bool   // its record is written by itself: one that came with others was refused
+	answer   answer // to what was sent last, once it has landed
 	became   became
 }
 
@@ -222,14 +223,16 @@ func (w *Worker) parkedAgain(d *delivery, r *Record, revision uint64) *settlemen
 	return &settlement{d: d, record: r, revision: revision, after: w.parkMessage(d, r, r.Attempt, r.ETA)}
 }
 
-// settler pays the settlements of one queue, as many at once as have gathered
-// while it paid the last ones, so that a queue whose streams do not answer holds
-// up no other. It is one goroutine; add may be called from many.
+// settler pays the settlements of one queue, so that a queue whose streams do not
+// answer holds up no other. A few at a time are sent one by one and nobody waits
+// for their answers; while those are on their way more may gather, and what has
+// gathered is written as a batch. It is one goroutine; add may be called from many.
 type settler struct {
 	w      *Worker
 	queue  string
 	signs  *signs
 	in     *mailbox[*settlement]
+	landed *mailbox[*settlement] // that have an answer
 	closed chan struct{}
 	owed   atomic.Int64  // added and not paid
 	bytes  atomic.Int64  // of them, the size of bodies and results
@@ -237,6 +240,7 @@ type settler struct {
 	paid   chan struct{} // told when less is owed and the pool waits for that
 
 	// Of the goroutine alone.
+	flying  int           // are sent and have no answer yet
 	stuck   []*settlement // nobody answered
 	trouble bool          // said, until it is over
 	batches *recordBatches
@@ -247,10 +251,14 @@ type settler struct {
 
 func newSettler(w *Worker, queue string, signs *signs) *settler {
 	return &settler{
-		w: w, queue: queue, signs: signs, in: newMailbox[*settlement](), closed: make(chan struct{}), paid: make(chan struct{}, 1),
+		w: w, queue: queue, signs: signs, in: newMailbox[*settlement](), landed: newMailbox[*settlement](), closed: make(chan struct{}), paid: make(chan struct{}, 1),
 		batches: newRecordBatches(w.c),
 	}
 }
+
+// flyingMost is how many settlements may be on their way before those that come
+// wait for them: from about there on a batch costs less.
+const flyingMost = 8
 
 // settleWithin is how long after the end of a pool its outcomes are tried to be
 // written. What is not written then comes back, and runs again.
@@ -322,15 +330,21 @@ func (s *settler) run() {
 		}
 	}()
 	var giveUp <-chan time.Time
-	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+s.in.len() > 0; {
+	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+s.in.len()+s.flying > 0; {
 		var again <-chan time.Time
 		if len(s.stuck) > 0 {
 			again = time.After(pause)
 		}
+		in := s.in.told
+		if s.flying >= flyingMost {
+			in = nil
+		}
 		s.signs.settling.Rest() // nothing comes where nothing ends
 		select {
-		case <-s.in.told:
+		case <-in:
 			s.pay(s.in.take())
+		case <-s.landed.told:
+			s.pay(s.answered())
 		case <-again:
 			stuck := s.stuck
 			s.stuck = nil
@@ -339,36 +353,33 @@ func (s *settler) run() {
 		case <-closed:
 			closed, giveUp = nil, time.After(settleWithin)
 		case <-giveUp:
-			s.w.log.Error("outcomes could not be written, their tasks come back", "queue", s.queue, "tasks", len(s.stuck)+s.in.len())
+			s.w.log.Error("outcomes could not be written, their tasks come back", "queue", s.queue, "tasks", len(s.stuck)+s.in.len()+s.flying)
 			return
 		}
-		if len(s.stuck) == 0 {
+		if len(s.stuck)+s.flying == 0 {
 			pause = 0
 		}
 	}
 }
 
-// pay brings every settlement as far as it goes and keeps those that are stuck.
+// pay brings every settlement as far as it goes without waiting for those that
+// fly, and keeps those that are stuck.
 func (s *settler) pay(batch []*settlement) {
 	for len(batch) > 0 {
 		s.signs.settling.Turn()
 		var next []*settlement
 		sent := s.send(batch)
 		for i, x := range batch {
-			s.signs.settling.Turn()
-			switch done, err := s.advance(x, sent[i]); done {
-			case advanced:
+			switch {
+			case sent[i].flies:
+				s.flying++
+			case s.step(x, sent[i]):
 				next = append(next, x)
-			case stuck:
-				s.stuck = append(s.stuck, x)
-				s.complain(err)
-			case ended:
-				s.leave(x)
 			}
 		}
 		batch = next
 	}
-	if len(s.stuck) == 0 && s.trouble {
+	if len(s.stuck)+s.flying == 0 && s.trouble {
 		s.trouble = false
 		s.signs.cannotWrite.Store(false)
 		s.w.log.Info("outcomes are written again", "queue", s.queue)
@@ -376,6 +387,32 @@ func (s *settler) pay(batch []*settlement) {
 	if s.full.Load() {
 		tell(s.paid)
 	}
+}
+
+// answered takes the answers that have landed. It returns what goes on.
+func (s *settler) answered() (next []*settlement) {
+	for _, x := range s.landed.take() {
+		s.flying--
+		if s.step(x, x.answer) {
+			next = append(next, x)
+		}
+	}
+	return next
+}
+
+// step takes a settlement one step on, and tells whether it has another.
+func (s *settler) step(x *settlement, answered answer) bool {
+	s.signs.settling.Turn()
+	switch done, err := s.advance(x, answered); done {
+	case advanced:
+		return true
+	case stuck:
+		s.stuck = append(s.stuck, x)
+		s.complain(err)
+	case ended:
+		s.leave(x)
+	}
+	return false
 }
 
 // complain says once that outcomes cannot be written.
@@ -390,9 +427,9 @@ func (s *settler) complain(err error) {
 	}
 }
 
-// send publishes the next message of each settlement without waiting in
-// between: outcomes that are recorded together as one batch, acks to be
-// confirmed together, anything else by itself.
+// send publishes the next message of each settlement: outcomes that are recorded
+// together as one batch, acks to be confirmed together, and waits for these;
+// anything else by itself.
 func (s *settler) send(batch []*settlement) []answer {
 	answers := make([]answer, len(batch))
 	s.records, s.acks = s.records[:0], s.acks[:0]
@@ -407,11 +444,11 @@ func (s *settler) send(batch []*settlement) []answer {
 				continue
 			}
 			m, err := s.w.c.recordMessage(x.record, x.revision)
-			answers[i] = s.publish(m, err)
+			answers[i] = s.publish(x, m, err)
 		case stageBefore:
-			answers[i] = s.publish(x.before, nil)
+			answers[i] = s.publish(x, x.before, nil)
 		case stageAfter:
-			answers[i] = s.publish(x.after, nil)
+			answers[i] = s.publish(x, x.after, nil)
 		case stageEnd:
 			if x.end == endConfirm {
 				s.acks = append(s.acks, i)
@@ -425,26 +462,21 @@ func (s *settler) send(batch []*settlement) []answer {
 
 // answer is what the broker says to a message: its sequence, if that is known.
 type answer struct {
+	flies    bool // there will be one, see land
 	asked    bool // there is one
-	awaited  *awaited
 	sequence uint64
 	err      error
 }
 
-// wait for it.
-func (a answer) wait() (uint64, error) {
-	if a.awaited == nil {
-		return a.sequence, a.err
-	}
-	<-a.awaited.landed
-	a.sequence, a.err = a.awaited.sequence, a.awaited.err
-	awaitedPool.Put(a.awaited)
-	return a.sequence, a.err
+// land takes the answer to a message that was sent by itself.
+func (s *settlement) land(sequence uint64, err error) {
+	s.answer = answer{asked: true, sequence: sequence, err: err}
+	s.d.pool.settler.landed.put(s)
 }
 
 // publish sends a message while there is a connection: what the library kept for
 // the next one could come after the lease, and replace a later attempt.
-func (s *settler) publish(m *nats.Msg, err error) answer {
+func (s *settler) publish(x *settlement, m *nats.Msg, err error) answer {
 	if err != nil {
 		return answer{asked: true, err: err}
 	}
@@ -452,12 +484,10 @@ func (s *settler) publish(m *nats.Msg, err error) answer {
 	if err != nil {
 		return answer{asked: true, err: err}
 	}
-	to := awaitedPool.Get().(*awaited)
-	if _, err := window.send(context.Background(), m, to); err != nil { //nolint:forbidigo // each flight lands in time and makes room
-		awaitedPool.Put(to)
+	if _, err := window.send(context.Background(), m, x); err != nil { //nolint:forbidigo // each flight lands in time and makes room
 		return answer{asked: true, err: err}
 	}
-	return answer{asked: true, awaited: to}
+	return answer{flies: true}
 }
 
 // skip passes over stages that have nothing, and tells where it stops.
@@ -496,7 +526,7 @@ func (s *settler) advance(x *settlement, answered answer) (progress, error) {
 		s.conclude(x)
 		return ended, nil
 	}
-	sequence, err := answered.wait()
+	sequence, err := answered.sequence, answered.err
 	if x.stage == stageEnd {
 		return s.confirmed(x, err)
 	}

@@ -66,6 +66,24 @@ func (g *together) revisions() uint64 {
 	return results.CachedInfo().State.LastSeq
 }
 
+// TestFewOutcomesDoNotWaitForEachOther: each is written at once, whether the
+// broker has answered to those before or not.
+func TestFewOutcomesDoNotWaitForEachOther(t *testing.T) {
+	g := newTogether(t, 3, topology.Queue{Name: "default"})
+	c, link := g.linked()
+	g.start(c)
+	link.Deafen()
+	for n := range uint64(3) {
+		g.end <- struct{}{}
+		g.until("its record is written", func() bool { return g.revisions() > n })
+	}
+	if n := c.Conn().Stats().Reconnects; n > 0 {
+		t.Errorf("the last of them came with connection %d", n+1)
+	}
+	link.Cut()
+	g.empty("default")
+}
+
 // TestRefusedRecordIsItsOwnAffair: an outcome that stands refuses one of those
 // that are written together. It stands on, and the others are written once.
 func TestRefusedRecordIsItsOwnAffair(t *testing.T) {

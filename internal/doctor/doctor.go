@@ -85,6 +85,7 @@ var checks = []check{
 	{"permissions", broker, permissions, "allow $SYS.REQ.USER.INFO, or ignore this"},
 	{"worker", broker, workers, "pelton queue ls"},
 	{"orphans", broker, orphans, "pelton setup plan"},
+	{"ledgers", broker, ledgers, "pelton setup plan"},
 	{"later", broker, later, "pelton setup plan"},
 	{"dead", broker, dead, "pelton setup plan"},
 	{"kafka", nothing, kafka, "pelton doctor --kafka HOST:PORT"},

@@ -64,23 +64,61 @@ func fewestOrphans(ctx context.Context, cfg Config, s topology.Stream) (int64, e
 // countOrphans is what neither waits, nor is in the hands of workers, nor is a
 // ledger.
 func countOrphans(ctx context.Context, cfg Config, s topology.Stream) (int64, error) {
-	js := cfg.Client.JetStream()
-	stream, err := js.Stream(ctx, s.Config.Name)
+	messages, entries, err := countEntries(ctx, cfg, s)
 	if err != nil {
 		return 0, err
+	}
+	consumer, err := cfg.Client.JetStream().Consumer(ctx, s.Config.Name, wire.WorkersDurable)
+	if err != nil {
+		return 0, err
+	}
+	workers := consumer.CachedInfo()
+	return messages - entries - int64(workers.NumPending) - int64(workers.NumAckPending), nil
+}
+
+// countEntries is how many messages stand in a queue, and how many of them are
+// entries of ledgers.
+func countEntries(ctx context.Context, cfg Config, s topology.Stream) (messages, entries int64, err error) {
+	stream, err := cfg.Client.JetStream().Stream(ctx, s.Config.Name)
+	if err != nil {
+		return 0, 0, err
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(cfg.Client.Namespace().LedgerFilter(s.Lane())))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	consumer, err := js.Consumer(ctx, s.Config.Name, wire.WorkersDurable)
-	if err != nil {
-		return 0, err
-	}
-	left := int64(info.State.Msgs)
 	for _, n := range info.State.Subjects {
-		left -= int64(n)
+		entries += int64(n)
 	}
-	workers := consumer.CachedInfo()
-	return left - int64(workers.NumPending) - int64(workers.NumAckPending), nil
+	return int64(info.State.Msgs), entries, nil
+}
+
+// ledgerMost is how many entries of ledgers a queue without a limit may have; one
+// with a limit a hundredth of it. A janitor leaves a few dozen.
+const ledgerMost = 10_000
+
+// ledgers warns of a queue that fills with the positions of its writers, because
+// nobody trims them.
+func ledgers(ctx context.Context, cfg Config) ([]Finding, error) {
+	var found []Finding
+	for _, s := range cfg.Topology.Streams {
+		if s.Kind != topology.Tasks {
+			continue
+		}
+		_, entries, err := countEntries(ctx, cfg, s)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue // told with the streams
+		}
+		if err != nil {
+			return found, fmt.Errorf("stream %s: %w", s.Config.Name, err)
+		}
+		most := int64(ledgerMost)
+		if s.Config.MaxMsgs > 0 {
+			most = s.Config.MaxMsgs / 100
+		}
+		if entries > most {
+			found = append(found, note(Warn, "pelton janitor", "%s: %d positions of ingest and beat count against its limit, and no janitor trims them", s.Lane(), entries))
+		}
+	}
+	return found, nil
 }

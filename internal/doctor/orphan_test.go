@@ -30,3 +30,24 @@ func TestOrphans(t *testing.T) {
 	}
 	p.finds("orphans", Warn, "default: 1 tasks that no worker will be given")
 }
+
+// TestLedgers: a queue may have positions, but not so many that they are what
+// fills it.
+func TestLedgers(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t, topology.Queue{MaxPending: 300})
+	put := func(subject string) {
+		if _, err := p.cfg.Client.JetStream().Publish(p.ctx(), subject, []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		put("pelton.task.default.print")
+	}
+	for range 3 {
+		put("pelton.ledger.default.writer")
+	}
+	p.silent("ledgers")
+	put("pelton.ledger.default.other")
+	p.finds("ledgers", Warn, "default: 4 positions of ingest and beat count against its limit, and no janitor trims them")
+}

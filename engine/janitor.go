@@ -118,7 +118,7 @@ func (j *Janitor) Run(ctx context.Context) error {
 func (j *Janitor) Once(ctx context.Context) error {
 	return j.run(ctx, func() bool {
 		for _, state := range j.lanes {
-			if state.mark != nil {
+			if !state.sure {
 				return false
 			}
 		}

@@ -248,6 +248,54 @@ func TestJanitorPutsRightMany(t *testing.T) {
 	}
 }
 
+// TestJanitorOnceEnds although what stays is found again and again, in queues
+// that are waited for for different times, and although some of it always fails.
+func TestJanitorOnceEnds(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second}, topology.Queue{Name: "slow", AckWait: 1500 * time.Millisecond})
+	for _, queue := range []string{"default", "slow"} {
+		task := "pelton.task." + queue
+		s.forget("PELTON_TASKS_"+queue, "workers", task+".>", task+".pass", func() {
+			s.publish(task+".work", `1`, "Pelton-Attempt", "none")
+		}, func() { s.publish(task+".pass", `1`) })
+	}
+	lanes := []wire.Lane{wire.PlainLane("default"), wire.PlainLane("slow")}
+	if err := engine.NewJanitor(s.client, engine.JanitorConfig{Lanes: lanes}).Once(s.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	for _, lane := range lanes {
+		if state, ok := s.state("PELTON_TASKS_" + lane.Queue); !ok || state.Msgs != 1 {
+			t.Errorf("%d messages in %s, want the one that is no task", state.Msgs, lane.Queue)
+		}
+	}
+}
+
+// TestJanitorGoesOnPastWhatFails: a task that cannot be parked, because it is too
+// large with what that adds, is not in the way of others.
+func TestJanitorGoesOnPastWhatFails(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})
+	const large = 40
+	var small string
+	s.forget("PELTON_TASKS_default", "workers", "pelton.task.default.>", "pelton.task.default.pass", func() {
+		body := `"` + strings.Repeat("x", 1<<20-100) + `"`
+		for range large {
+			s.publish("pelton.task.default.work", body)
+		}
+		small = s.publish("pelton.task.default.work", `1`)
+	}, func() { s.publish("pelton.task.default.pass", `1`) })
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
+	engine.HandleRaw(w, "work", func(context.Context, *engine.Message) ([]byte, error) { return nil, nil })
+	s.work(w)
+	j := s.janitor(engine.JanitorConfig{Every: 100 * time.Millisecond})
+	if r, err := s.client.Wait(s.ctx(), "default", small); err != nil || r.State != wire.StateSucceeded {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if h := j.Health(); h.Ready() {
+		t.Error("a janitor that cannot put right all it has found says nothing of it")
+	}
+}
+
 func TestJanitorPutsRightWhatHasBecomeDue(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -41,6 +40,7 @@ type floorMark struct {
 type mended struct {
 	mark *floorMark      // nil while nothing stands below the floor
 	said map[uint64]bool // messages that are no tasks: they stay
+	sure bool            // all that was forgotten when it was looked at first is put right
 }
 
 const (
@@ -50,6 +50,9 @@ const (
 	// mendTogether is how many are put right at a time: each takes several
 	// requests, one after the other.
 	mendTogether = 32
+	// mendFailures is how many may fail, each for a reason of its own, before the
+	// rest waits for the next round.
+	mendFailures = 128
 )
 
 // mend puts right what has stood below the floor for long enough. It returns how
@@ -73,6 +76,7 @@ func (j *Janitor) mend(ctx context.Context, f forgotten) (wait time.Duration, er
 		}
 		if state.mark = nil; first == nil || first.sequence > floor {
 			clear(state.said)
+			state.sure = true
 			return j.cfg.Every, nil
 		}
 		state.mark = &floorMark{floor, consumer.Created, now}
@@ -81,10 +85,13 @@ func (j *Janitor) mend(ctx context.Context, f forgotten) (wait time.Duration, er
 		return min(j.cfg.Every, left), nil
 	}
 	whole, err := j.mendBelow(ctx, f, state)
-	if err != nil || !whole {
-		return 0, err
+	switch {
+	case err != nil:
+		return j.cfg.Every, err
+	case !whole:
+		return 0, nil
 	}
-	state.mark = nil
+	state.mark, state.sure = nil, true
 	return j.cfg.Every, nil
 }
 
@@ -98,7 +105,7 @@ func (j *Janitor) mendBelow(ctx context.Context, f forgotten, state *mended) (wh
 			j.log.WarnContext(ctx, "tasks that no worker would have been given are put right", "stream", stream, "requeued", requeued, "removed", removed)
 		}
 	}()
-	stay := map[uint64]bool{}
+	stay, failed := map[uint64]bool{}, 0
 	for from := uint64(1); requeued+removed < j.most; {
 		var some []*stored
 		for len(some) < mendTogether && !whole {
@@ -127,7 +134,8 @@ func (j *Janitor) mendBelow(ctx context.Context, f forgotten, state *mended) (wh
 		for i, end := range ends {
 			switch {
 			case end.err != nil:
-				err = errors.Join(err, end.err)
+				failed++
+				err = firstError(err, end.err)
 			case end.noTask != nil:
 				stay[some[i].sequence], state.said[some[i].sequence] = true, true
 				j.log.WarnContext(ctx, "message that no worker will be given is no task, it stays", "stream", stream, "sequence", some[i].sequence, "err", end.noTask)
@@ -137,15 +145,17 @@ func (j *Janitor) mendBelow(ctx context.Context, f forgotten, state *mended) (wh
 				removed++
 			}
 		}
-		if err != nil {
-			return false, err
-		}
-		if whole {
-			state.said = stay
-			return true, nil
+		if whole || failed > mendFailures {
+			break
 		}
 	}
-	return false, nil
+	if err != nil {
+		return false, err
+	}
+	if whole {
+		state.said = stay
+	}
+	return whole, nil
 }
 
 // mending is what became of a message: it is removed, its task due again where it

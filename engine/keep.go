@@ -14,8 +14,8 @@ const (
 	keepWithin = fireEarly + 300*time.Millisecond
 	// workersShare of the tasks that a consumer may have in all hands is what one
 	// worker may keep of them, or hold until their time, so that a dozen workers
-	// full of such tasks still leave room for others.
-	workersShare = 12
+	// full of such tasks still leave a quarter to others.
+	workersShare = 16
 )
 
 // kept is a task whose next attempt is due too soon to be parked in time. Its
@@ -55,6 +55,12 @@ func (k *keeping) leave(size int) {
 	defer k.mu.Unlock()
 	k.tasks--
 	k.bytes -= size
+}
+
+func (k *keeping) count() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.tasks
 }
 
 // close refuses all that comes from now on.

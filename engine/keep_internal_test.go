@@ -11,7 +11,7 @@ import (
 )
 
 func TestWhatIsKeptIsBounded(t *testing.T) {
-	for pending, want := range map[int]int{-1: holdMost, 0: holdMost, 11: 0, 12: 1, 10_000: 833, 1 << 30: holdMost} {
+	for pending, want := range map[int]int{-1: holdMost, 0: holdMost, 15: 0, 16: 1, 10_000: 625, 1 << 30: holdMost} {
 		if got := shareOf(pending); got != want {
 			t.Errorf("%d in all hands: %d kept, want %d", pending, got, want)
 		}

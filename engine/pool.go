@@ -440,7 +440,10 @@ func (p *pool) holdable(free int) int {
 // roomAside is how many more tasks of a lane's plain consumer may turn out to
 // have a time ahead, and be held.
 func (p *pool) roomAside(ln *lane, room int) int {
-	return min(room, max(p.slots, ln.asideMost)) - ln.aside
+	if ln.aside == 0 {
+		return room // most have none
+	}
+	return min(room, max(p.slots, ln.asideMost-p.keeping.count())) - ln.aside
 }
 
 // release moves what has come to its time from held to ready.

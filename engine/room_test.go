@@ -17,8 +17,8 @@ func TestHeldTasksLeaveRoom(t *testing.T) {
 	for _, control := range []bool{false, true} {
 		t.Run(fmt.Sprintf("control=%v", control), func(t *testing.T) {
 			t.Parallel()
-			const workers, slots, places, burst = 3, 4, 240, 1000
-			s := newSystem(t, topology.Queue{Name: "default", MaxAckPending: places / 10})
+			const workers, slots, places, burst = 3, 4, 320, 1000
+			s := newSystem(t, topology.Queue{Name: "default", MaxAckPending: places / 16})
 			due, err := s.client.JetStream().Consumer(s.ctx(), "PELTON_LATER_default", "due")
 			if err != nil {
 				t.Fatal(err)

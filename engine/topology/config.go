@@ -32,7 +32,7 @@ type Queue struct {
 
 	AckWait time.Duration // how long a lease lasts; default 30 s
 	// MaxAckPending is how many tasks may be in the hands of all workers; default
-	// 10,000. Of those with a time, which workers take ahead of it, it is ten times
+	// 10,000. Of those with a time, which workers take ahead of it, it is 16 times
 	// as many, so that what is held leaves room for what is due.
 	MaxAckPending int
 	MaxWaiting    int // pull requests of all workers; default 1,024; fixed once made

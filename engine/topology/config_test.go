@@ -167,7 +167,7 @@ func TestDefinition(t *testing.T) {
 			MaxAckPending: 10_000, MaxWaiting: 1024,
 		}
 		if kind == topology.Later {
-			want.MaxAckPending = 100_000
+			want.MaxAckPending = 160_000
 		}
 		if have := of(topo, kind).Consumers; len(have) != 1 || !reflect.DeepEqual(have[0], want) {
 			t.Errorf("consumers of %s are\n%+v, want\n%+v", kind, have, want)

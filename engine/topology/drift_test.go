@@ -302,7 +302,7 @@ func TestSettingsDrift(t *testing.T) {
 		{kind: topology.Dead, field: "max_age", have: "0s", want: "336h0m0s", stream: func(c *sc) { c.MaxAge = 0 }},
 		{kind: topology.Dead, field: "allow_atomic", have: "true", want: "false", stream: func(c *sc) { c.AllowAtomicPublish = true }},
 		{kind: topology.Tasks, field: "ack_wait", have: "1m0s", want: "30s", consumer: func(c *cc) { c.AckWait = time.Minute }},
-		{kind: topology.Later, field: "max_ack_pending", have: "5", want: "100000", consumer: func(c *cc) { c.MaxAckPending = 5 }},
+		{kind: topology.Later, field: "max_ack_pending", have: "5", want: "160000", consumer: func(c *cc) { c.MaxAckPending = 5 }},
 		{kind: topology.Tasks, field: "num_replicas", have: "1", want: "0", consumer: func(c *cc) { c.Replicas = 1 }},
 		{kind: topology.Tasks, field: "max_waiting", have: "64", want: "1024", fixed: true, consumer: func(c *cc) { c.MaxWaiting = 64 }},
 	}

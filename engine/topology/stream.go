@@ -201,10 +201,10 @@ func (c Config) schedules() Stream {
 // dueAckPending is how many tasks that have become due, or soon will, may be in
 // the hands of all workers.
 func (q Queue) dueAckPending() int {
-	if q.MaxAckPending > math.MaxInt32/10 {
+	if q.MaxAckPending > math.MaxInt32/16 {
 		return q.MaxAckPending
 	}
-	return 10 * q.MaxAckPending
+	return 16 * q.MaxAckPending
 }
 
 // consumer is a durable that all workers of a lane share. The broker neither

@@ -124,7 +124,7 @@ type Queue struct {
 	MaxPending    int64         `koanf:"max_pending" doc:"Tasks that a queue takes; -1 is no limit."`
 	MaxBytes      Bytes         `koanf:"max_bytes" doc:"Size that a queue takes; -1 is no limit."`
 	AckWait       time.Duration `koanf:"ack_wait" doc:"Lease of a task, which a worker extends while it runs."`
-	MaxAckPending int           `koanf:"max_ack_pending" doc:"Tasks that all workers may have at once; ten times as many of those with a time, which are taken ahead of it."`
+	MaxAckPending int           `koanf:"max_ack_pending" doc:"Tasks that all workers may have at once; 16 times as many of those with a time, which are taken ahead of it."`
 	Priorities    []string      `koanf:"priorities" doc:"Lanes beside the plain one: high, low."`
 	Poll          string        `koanf:"poll" doc:"How the lanes share the slots: strict or weighted."`
 }

@@ -175,12 +175,6 @@ func classify(err error) outcome {
 	return outcomeUnknown
 }
 
-// isRefused reports whether the broker has said that it does not take a message.
-func isRefused(err error) bool {
-	_, ok := errors.AsType[*jetstream.APIError](err)
-	return ok
-}
-
 // isBatchDisabled reports whether a stream takes no fast batches.
 func isBatchDisabled(err error) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)

@@ -76,6 +76,14 @@ type fastOutcome struct {
 	stored   uint64 // messages, the first ones
 	sequence uint64 // in the stream, of the last one stored; 0 if not known
 	err      error  // why the others are not stored; errOpenEnd: they may be
+	refused  uint64 // the message that err is about; 0 if it is about none
+}
+
+// refusedNext reports whether the batch ended because the broker said of the first
+// message that is not stored that it does not take it.
+func (o fastOutcome) refusedNext() bool {
+	_, refused := errors.AsType[*jetstream.APIError](o.err)
+	return refused && o.refused == o.stored+1
 }
 
 func openFastBatch(nc *nats.Conn) (*fastBatch, error) {
@@ -253,7 +261,9 @@ func (b *fastBatch) takeAnswer(a fastAnswer, err error) {
 		b.end = fastOutcome{stored: b.acked, err: errOpenEnd}
 	case a.kind == fastRefusal:
 		b.broken = true
-		b.reason(a.err)
+		if b.reason(a.err) {
+			b.end.refused = a.number
+		}
 		// Without its first message there is no batch.
 		b.ended = a.number == 1
 	case a.batch != b.id:
@@ -270,11 +280,13 @@ func (b *fastBatch) takeAnswer(a fastAnswer, err error) {
 	}
 }
 
-// reason keeps the first one.
-func (b *fastBatch) reason(err error) {
-	if b.end.err == nil {
-		b.end.err = err
+// reason keeps the first one, and tells whether this is it.
+func (b *fastBatch) reason(err error) bool {
+	if b.end.err != nil {
+		return false
 	}
+	b.end.err = err
+	return true
 }
 
 // isOver reports whether the broker has forgotten the batch, or never had it,

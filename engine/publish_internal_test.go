@@ -289,6 +289,26 @@ func TestWindowEndsWithItsConnection(t *testing.T) {
 	c.Close()
 }
 
+// TestRefusedNext: the end of a batch is exact where the broker named the message
+// after the last one that is stored.
+func TestRefusedNext(t *testing.T) {
+	full := &jetstream.APIError{ErrorCode: codeMaxMessages}
+	for _, tc := range []struct {
+		end  fastOutcome
+		want bool
+	}{
+		{fastOutcome{stored: 10, err: full, refused: 11}, true},
+		{fastOutcome{stored: 10, err: full, refused: 30}, false},
+		{fastOutcome{stored: 10, err: full}, false},
+		{fastOutcome{stored: 10, err: nats.ErrNoResponders, refused: 11}, false},
+		{fastOutcome{stored: 10}, false},
+	} {
+		if got := tc.end.refusedNext(); got != tc.want {
+			t.Errorf("%+v: %v", tc.end, got)
+		}
+	}
+}
+
 // TestBatchThatEndsTooEarly: a new leader may end a batch with a smaller count
 // than has been stored. What is stored is not sent again, and what is not goes on.
 // In the control the broker is taken at its word.

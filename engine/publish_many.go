@@ -393,7 +393,7 @@ func (m *many) fill(ctx context.Context, b *fastBatch, from int) {
 // after what was counted, there is nothing, and never will be.
 func (m *many) account(end fastOutcome) {
 	stored := int(end.stored)
-	if stored < len(m.batch) && m.c.replicated() && !errors.Is(end.err, errOpenEnd) && !isRefused(end.err) {
+	if stored < len(m.batch) && m.c.replicated() && !errors.Is(end.err, errOpenEnd) && !end.refusedNext() {
 		m.doubt, m.after = slices.Clone(m.batch[stored:]), m.before+end.stored
 	}
 	alone := end.sequence != 0 && end.sequence == m.before+end.stored

@@ -159,7 +159,7 @@ func (w *Worker) checkBody(d *delivery) error {
 func (w *Worker) execute(s *slot, d *delivery, h Handler, began time.Time) result {
 	ctx, cancel := s.stoppable()
 	from := began
-	if !d.plain() { // its record may have taken a while
+	if !d.plain() || w.cfg.Hooks.Received != nil { // its record, or the hook, may have taken a while
 		from = time.Now()
 	}
 	ctx, stop := context.WithDeadlineCause(ctx, from.Add(w.timeout(d)), errDeadline)

@@ -840,6 +840,45 @@ func TestOutcomesThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// TestStuckOutcomesAreNotPutOffByOthers: what could not be written for a while is
+// written soon after it can be, though tasks end all the time.
+func TestStuckOutcomesAreNotPutOffByOthers(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	if err := s.client.JetStream().DeleteStream(s.ctx(), "KV_PELTON_RESULTS_default"); err != nil {
+		t.Fatal(err)
+	}
+	var runs atomic.Int32
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2), Setup: engine.SetupOff})
+	engine.HandleRaw(w, "count", func(context.Context, *engine.Message) ([]byte, error) { runs.Add(1); return nil, nil })
+	s.work(w)
+	var ids []string
+	for range 10 {
+		ids = append(ids, s.publish("pelton.task.default.count", `1`))
+	}
+	enough, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for tick := time.NewTicker(10 * time.Millisecond); ; {
+			select {
+			case <-tick.C:
+				_ = s.client.Conn().Publish("pelton.task.default.count", []byte(`1`)) // only to keep the worker busy
+			case <-enough:
+				return
+			}
+		}
+	}()
+	defer func() { close(enough); <-ended }()
+	s.until("tasks end all the time", func() bool { return runs.Load() > 100 })
+	s.broker.Setup("default")
+	for _, id := range ids {
+		s.until("the record of "+id+" is written", func() bool {
+			r, err := s.client.Record(s.ctx(), "default", id)
+			return err == nil && r.State == wire.StateSucceeded
+		})
+	}
+}
+
 func TestShutdownEndsAlthoughNothingCanBeWritten(t *testing.T) {
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Setup: engine.SetupOff, Grace: 10 * time.Millisecond})

@@ -29,6 +29,7 @@ type settlement struct {
 	owed     int64  // of the settler's bytes
 	alone    bool   // its record is written by itself: one that came with others was refused
 	answer   answer // to what was sent last, once it has landed
+	again    bool   // nobody answered once
 	became   became
 }
 
@@ -240,13 +241,14 @@ type settler struct {
 	paid   chan struct{} // told when less is owed and the pool waits for that
 
 	// Of the goroutine alone.
-	flying  int           // are sent and have no answer yet
-	stuck   []*settlement // nobody answered
-	trouble bool          // said, until it is over
-	batches *recordBatches
-	confirm *confirmer
-	records []int // of the batch that is sent: whose outcomes are recorded together
-	acks    []int // and whose acks are confirmed
+	flying      int           // are sent and have no answer yet,
+	flyingAgain int           // and of them those that were stuck before: they hold up nobody
+	stuck       []*settlement // nobody answered
+	trouble     bool          // said, until it is over
+	batches     *recordBatches
+	confirm     *confirmer
+	records     []int // of the batch that is sent: whose outcomes are recorded together
+	acks        []int // and whose acks are confirmed
 }
 
 func newSettler(w *Worker, queue string, signs *signs) *settler {
@@ -259,6 +261,10 @@ func newSettler(w *Worker, queue string, signs *signs) *settler {
 // flyingMost is how many settlements may be on their way before those that come
 // wait for them: from about there on a batch costs less.
 const flyingMost = 8
+
+// roomWithin is how long a settlement waits for room among what the client
+// publishes: its lease may pass meanwhile.
+const roomWithin = time.Second
 
 // settleWithin is how long after the end of a pool its outcomes are tried to be
 // written. What is not written then comes back, and runs again.
@@ -329,14 +335,13 @@ func (s *settler) run() {
 			s.confirm.close()
 		}
 	}()
-	var giveUp <-chan time.Time
+	var giveUp, again <-chan time.Time
 	for pause, closed := time.Duration(0), s.closed; closed != nil || len(s.stuck)+s.in.len()+s.flying > 0; {
-		var again <-chan time.Time
-		if len(s.stuck) > 0 {
+		if again == nil && len(s.stuck) > 0 { // whatever comes meanwhile
 			again = time.After(pause)
 		}
 		in := s.in.told
-		if s.flying >= flyingMost {
+		if s.flying-s.flyingAgain >= flyingMost {
 			in = nil
 		}
 		s.signs.settling.Rest() // nothing comes where nothing ends
@@ -347,7 +352,7 @@ func (s *settler) run() {
 			s.pay(s.answered())
 		case <-again:
 			stuck := s.stuck
-			s.stuck = nil
+			again, s.stuck = nil, nil
 			s.pay(stuck)
 			pause = min(2*pause+20*time.Millisecond, time.Second)
 		case <-closed:
@@ -372,7 +377,7 @@ func (s *settler) pay(batch []*settlement) {
 		for i, x := range batch {
 			switch {
 			case sent[i].flies:
-				s.flying++
+				s.flies(x, 1)
 			case s.step(x, sent[i]):
 				next = append(next, x)
 			}
@@ -389,10 +394,18 @@ func (s *settler) pay(batch []*settlement) {
 	}
 }
 
+// flies counts one that is sent, or has landed.
+func (s *settler) flies(x *settlement, n int) {
+	s.flying += n
+	if x.again {
+		s.flyingAgain += n
+	}
+}
+
 // answered takes the answers that have landed. It returns what goes on.
 func (s *settler) answered() (next []*settlement) {
 	for _, x := range s.landed.take() {
-		s.flying--
+		s.flies(x, -1)
 		if s.step(x, x.answer) {
 			next = append(next, x)
 		}
@@ -407,6 +420,7 @@ func (s *settler) step(x *settlement, answered answer) bool {
 	case advanced:
 		return true
 	case stuck:
+		x.again = true
 		s.stuck = append(s.stuck, x)
 		s.complain(err)
 	case ended:
@@ -484,7 +498,9 @@ func (s *settler) publish(x *settlement, m *nats.Msg, err error) answer {
 	if err != nil {
 		return answer{asked: true, err: err}
 	}
-	if _, err := window.send(context.Background(), m, x); err != nil { //nolint:forbidigo // each flight lands in time and makes room
+	ctx, cancel := context.WithTimeout(context.Background(), roomWithin) //nolint:forbidigo // bounded; settling outlives the caller
+	defer cancel()
+	if _, err := window.send(ctx, m, x); err != nil {
 		return answer{asked: true, err: err}
 	}
 	return answer{flies: true}
@@ -556,6 +572,9 @@ func (s *settler) conclude(x *settlement) {
 	s.w.tellSettled(x)
 	if x.end == endKeep {
 		s.keep(x)
+		return
+	}
+	if x.d.isLost() { // a hook may take its time
 		return
 	}
 	s.w.leases.remove(x.d)

@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -128,32 +129,41 @@ func handedBack(t *testing.T, without protections, within time.Duration) time.Du
 // stepDown has the leader of a consumer give up, and waits for the next.
 func stepDown(ctx context.Context, t *testing.T, c *Client, stream, durable string) {
 	t.Helper()
-	leader := func() string {
-		asking, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		if consumer, err := c.js.Consumer(asking, stream, durable); err == nil && consumer.CachedInfo().Cluster != nil {
-			return consumer.CachedInfo().Cluster.Leader
+	before := consumerLeader(ctx, t, c, stream, durable)
+	eventually(ctx, t, func(ctx context.Context) error {
+		if now, err := leaderNow(ctx, c, stream, durable); err != nil || now != before {
+			return err
 		}
-		return ""
-	}
-	before := leader()
-	m, err := c.nc.RequestWithContext(ctx, apiPrefix+"CONSUMER.LEADER.STEPDOWN."+stream+"."+durable, nil)
+		m, err := c.nc.RequestWithContext(ctx, apiPrefix+"CONSUMER.LEADER.STEPDOWN."+stream+"."+durable, nil)
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%s leads still: %s", before, m.Data)
+	})
+}
+
+// consumerLeader is the node that leads a consumer, as soon as one does.
+func consumerLeader(ctx context.Context, t *testing.T, c *Client, stream, durable string) (name string) {
+	t.Helper()
+	eventually(ctx, t, func(ctx context.Context) (err error) {
+		name, err = leaderNow(ctx, c, stream, durable)
+		return err
+	})
+	return name
+}
+
+// leaderNow is the node that leads a consumer; none is an error.
+func leaderNow(ctx context.Context, c *Client, stream, durable string) (string, error) {
+	asking, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	consumer, err := c.js.Consumer(asking, stream, durable)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	var answer struct {
-		Success bool `json:"success"`
+	if cluster := consumer.CachedInfo().Cluster; cluster != nil && cluster.Leader != "" {
+		return cluster.Leader, nil
 	}
-	if err := json.Unmarshal(m.Data, &answer); err != nil || !answer.Success {
-		t.Fatalf("step down: %s", m.Data)
-	}
-	for now := leader(); now == "" || now == before; now = leader() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("no other leader than %q", before)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	return "", fmt.Errorf("consumer %s has no leader", durable)
 }
 
 // TestTasksWaitInTheQueueAndNotInHands: two workers of one slot have more to do
@@ -227,9 +237,7 @@ func queueOfTwo(t *testing.T, work func(t *testing.T, c *Client, handle func(bod
 	for range 2 {
 		work(t, client(), handle)
 	}
-	if left := awaitDrained(ctx, t, c); left != 0 {
-		t.Errorf("%d messages are left", left)
-	}
+	awaitDrained(ctx, t, c)
 	mu.Lock()
 	defer mu.Unlock()
 	if len(runs) != tasks {

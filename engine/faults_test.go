@@ -463,10 +463,11 @@ func (w *faults) drain() {
 func (w *faults) readRecords() {
 	w.t.Helper()
 	name := w.c.ns.ResultsStream(DefaultQueue)
-	consumer, err := w.c.js.OrderedConsumer(w.ctx, name, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	var consumer jetstream.Consumer
+	eventually(w.ctx, w.t, func(ctx context.Context) (err error) {
+		consumer, err = w.c.js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
+		return err
+	})
 	messages, err := consumer.Messages()
 	if err != nil {
 		w.t.Fatal(err)

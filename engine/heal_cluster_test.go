@@ -43,7 +43,7 @@ func TestFetchingHealsOnACluster(t *testing.T) {
 	}
 	group.Wait()
 
-	leader := consumerLeader(ctx, t, c, stream, wire.WorkersDurable)
+	leader := consumerNode(ctx, t, c, stream, wire.WorkersDurable)
 	apart := []string{b.urls[(leader+1)%3]}
 	var last atomic.Int64
 	w := NewWorker(clusterClient(t, apart), WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 1}}})
@@ -84,7 +84,7 @@ func TestFetchingHealsOnACluster(t *testing.T) {
 	})
 	resumes("the stream's leader stepped down", 5*time.Second)
 
-	leader = consumerLeader(ctx, t, c, stream, wire.WorkersDurable)
+	leader = consumerNode(ctx, t, c, stream, wire.WorkersDurable)
 	if err := b.children[leader].Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -93,17 +93,13 @@ func TestFetchingHealsOnACluster(t *testing.T) {
 	b.start(leader)
 }
 
-// consumerLeader is which node leads a consumer.
-func consumerLeader(ctx context.Context, t *testing.T, c *Client, stream, durable string) (node int) {
+// consumerNode is the number of the node that leads a consumer.
+func consumerNode(ctx context.Context, t *testing.T, c *Client, stream, durable string) (node int) {
 	t.Helper()
-	eventually(ctx, t, func(ctx context.Context) error {
-		consumer, err := c.js.Consumer(ctx, stream, durable)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Sscanf(consumer.CachedInfo().Cluster.Leader, "n%d", &node)
-		return err
-	})
+	name := consumerLeader(ctx, t, c, stream, durable)
+	if _, err := fmt.Sscanf(name, "n%d", &node); err != nil {
+		t.Fatalf("node %q: %v", name, err)
+	}
 	return node
 }
 

@@ -32,7 +32,6 @@ type killRun struct {
 	sent     map[string]bool // acknowledged to the sender
 	terminal map[string]int  // terminal records written, by id
 	kills    int
-	left     uint64 // messages in either lane at the end
 }
 
 func (r killRun) lost() (n int) {
@@ -50,8 +49,8 @@ func (r killRun) lost() (n int) {
 func TestKilledWorkersLoseNothing(t *testing.T) {
 	r := runUnderKills(t, 2000, 20, false)
 	t.Logf("%d tasks, %d kills, %d records", len(r.sent), r.kills, len(r.terminal))
-	if lost := r.lost(); lost > 0 || r.left > 0 {
-		t.Errorf("%d tasks lost, %d messages left", lost, r.left)
+	if lost := r.lost(); lost > 0 {
+		t.Errorf("%d tasks lost", lost)
 	}
 	for id, n := range r.terminal {
 		if n != 1 {
@@ -103,7 +102,7 @@ func runUnderKills(t *testing.T, tasks, kills int, ackFirst bool) killRun {
 	}
 	<-sending
 	t.Logf("sent %d", sent.Load())
-	run.left = awaitDrained(ctx, t, c)
+	awaitDrained(ctx, t, c)
 	workers.stop()
 	records()
 	return run
@@ -170,28 +169,22 @@ func sendAll(ctx context.Context, t *testing.T, c *Client, tasks int, acked map[
 	return finished, n
 }
 
-// awaitDrained waits until both lanes are empty and returns what is left when
-// ctx ends first.
-func awaitDrained(ctx context.Context, t *testing.T, c *Client) uint64 {
+// awaitDrained waits until both lanes are empty.
+func awaitDrained(ctx context.Context, t *testing.T, c *Client) {
 	t.Helper()
 	lane := wire.PlainLane(DefaultQueue)
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		var left uint64
+	eventually(ctx, t, func(ctx context.Context) error {
 		for _, name := range []string{c.ns.TaskStream(lane), c.ns.LaterStream(lane)} {
-			stream, err := c.js.Stream(context.WithoutCancel(ctx), name)
+			stream, err := c.js.Stream(ctx, name)
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
-			left += stream.CachedInfo().State.Msgs
+			if left := stream.CachedInfo().State.Msgs; left > 0 {
+				return fmt.Errorf("%d messages are left in %s", left, name)
+			}
 		}
-		if left == 0 || ctx.Err() != nil {
-			return left
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
-	}
+		return nil
+	})
 }
 
 // workers are worker processes, each made again when it is killed.
@@ -359,9 +352,7 @@ func TestWorkerThatDiesWithAKeptTask(t *testing.T) {
 			if err != nil || !wholeChain(record) {
 				t.Errorf("%+v, %v", record, err)
 			}
-			if left := awaitDrained(ctx, t, c); left != 0 {
-				t.Errorf("%d messages are left", left)
-			}
+			awaitDrained(ctx, t, c)
 		})
 	}
 }

@@ -98,32 +98,12 @@ func (j *Janitor) mend(ctx context.Context, f forgotten) (wait time.Duration, er
 // mendBelow puts right what stands below the mark. It tells whether that was all
 // of it.
 func (j *Janitor) mendBelow(ctx context.Context, f forgotten, state *mended) (whole bool, err error) {
-	stream, _, filter := f.places(j.c.ns)
-	var requeued, removed int
-	defer func() {
-		if requeued+removed > 0 {
-			j.log.WarnContext(ctx, "tasks that no worker would have been given are put right", "stream", stream, "requeued", requeued, "removed", removed)
-		}
-	}()
-	stay, failed := map[uint64]bool{}, 0
-	for from := uint64(1); requeued+removed < j.most; {
-		var some []*stored
-		for len(some) < mendTogether && !whole {
-			j.loop.Turn()
-			m, err := j.c.leaderNext(ctx, stream, filter, from)
-			switch {
-			case err != nil:
-				return false, err
-			case m == nil || m.sequence > state.mark.floor:
-				whole = true
-			case state.said[m.sequence]:
-				stay[m.sequence] = true
-			default:
-				some = append(some, m)
-			}
-			if m != nil {
-				from = m.sequence + 1
-			}
+	s := &sweep{j: j, f: f, state: state, from: 1, stay: map[uint64]bool{}}
+	for !s.whole && s.failed <= mendFailures && s.requeued+s.removed < j.most {
+		some, readErr := s.next(ctx)
+		if readErr != nil {
+			err = firstError(err, readErr)
+			break
 		}
 		ends := make([]mending, len(some))
 		var group sync.WaitGroup
@@ -132,30 +112,74 @@ func (j *Janitor) mendBelow(ctx context.Context, f forgotten, state *mended) (wh
 		}
 		group.Wait()
 		for i, end := range ends {
-			switch {
-			case end.err != nil:
-				failed++
-				err = firstError(err, end.err)
-			case end.noTask != nil:
-				stay[some[i].sequence], state.said[some[i].sequence] = true, true
-				j.log.WarnContext(ctx, "message that no worker will be given is no task, it stays", "stream", stream, "sequence", some[i].sequence, "err", end.noTask)
-			case end.again:
-				requeued++
-			default:
-				removed++
-			}
-		}
-		if whole || failed > mendFailures {
-			break
+			s.count(ctx, some[i].sequence, end)
+			err = firstError(err, end.err)
 		}
 	}
-	if err != nil {
+	if s.requeued+s.removed > 0 {
+		j.log.WarnContext(ctx, "tasks that no worker would have been given are put right",
+			"stream", s.stream(), "requeued", s.requeued, "removed", s.removed)
+	}
+	if err != nil || !s.whole {
 		return false, err
 	}
-	if whole {
-		state.said = stay
+	state.said = s.stay
+	return true, nil
+}
+
+// sweep is one way up through what stands below a mark.
+type sweep struct {
+	j     *Janitor
+	f     forgotten
+	state *mended
+
+	from                      uint64          // the sequence to read next
+	whole                     bool            // nothing stands between it and the mark
+	stay                      map[uint64]bool // met on the way, and no tasks
+	requeued, removed, failed int
+}
+
+func (s *sweep) stream() string {
+	stream, _, _ := s.f.places(s.j.c.ns)
+	return stream
+}
+
+// next reads the next few, without what is known to stay.
+func (s *sweep) next(ctx context.Context) (some []*stored, err error) {
+	stream, _, filter := s.f.places(s.j.c.ns)
+	for len(some) < mendTogether {
+		s.j.loop.Turn()
+		m, err := s.j.c.leaderNext(ctx, stream, filter, s.from)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil || m.sequence > s.state.mark.floor {
+			s.whole = true
+			break
+		}
+		s.from = m.sequence + 1
+		if s.state.said[m.sequence] {
+			s.stay[m.sequence] = true
+			continue
+		}
+		some = append(some, m)
 	}
-	return whole, nil
+	return some, nil
+}
+
+// count keeps what became of a message.
+func (s *sweep) count(ctx context.Context, sequence uint64, end mending) {
+	switch {
+	case end.err != nil:
+		s.failed++
+	case end.noTask != nil:
+		s.stay[sequence], s.state.said[sequence] = true, true
+		s.j.log.WarnContext(ctx, "message that no worker will be given is no task, it stays", "stream", s.stream(), "sequence", sequence, "err", end.noTask)
+	case end.again:
+		s.requeued++
+	default:
+		s.removed++
+	}
 }
 
 // mending is what became of a message: it is removed, its task due again where it

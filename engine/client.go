@@ -56,6 +56,8 @@ type Client struct {
 	// recordsOnly is set once the broker has forbidden a look into a queue:
 	// waiting does not ask again.
 	recordsOnly atomic.Bool
+	// asksNothing is set once the broker has forbidden to ask for a stream.
+	asksNothing atomic.Bool
 	safety      Durability
 
 	windowMu sync.Mutex

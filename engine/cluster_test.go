@@ -76,6 +76,17 @@ func TestReplicas(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+	t.Run("a queue that does not exist is said to be so", func(t *testing.T) {
+		s := &system{t: t, client: c}
+		ctx, cancel := context.WithTimeout(s.ctx(), 10*time.Second) // less than an election may take
+		defer cancel()
+		if _, err := count.Send(ctx, c, 1, engine.WithQueue("nosuch")); !errors.Is(err, engine.ErrNoQueue) {
+			t.Errorf("send: %v", err)
+		}
+		if _, err := c.Wait(ctx, "nosuch", "nosuch-1"); !errors.Is(err, engine.ErrNoQueue) {
+			t.Errorf("wait: %v", err)
+		}
+	})
 	for name, opts := range map[string][]engine.SendOption{"fast": nil, "with all ids": {engine.WithAllIDs()}} {
 		t.Run("many, "+name+", while the leader changes", func(t *testing.T) {
 			s := &system{t: t, client: c}
@@ -104,6 +115,9 @@ func TestReplicas(t *testing.T) {
 			for _, f := range many.Failed {
 				if found[f.Index] > 0 && !errors.Is(f.Err, engine.ErrUnconfirmed) {
 					t.Errorf("task %d is stored: %v", f.Index, f.Err)
+				}
+				if errors.Is(f.Err, engine.ErrNoQueue) {
+					t.Fatalf("task %d: %v", f.Index, f.Err)
 				}
 			}
 			t.Logf("%v", err)

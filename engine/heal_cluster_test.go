@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -91,6 +92,108 @@ func TestFetchingHealsOnACluster(t *testing.T) {
 	_ = b.children[leader].Wait()
 	resumes(fmt.Sprintf("node %d was killed, the worker is at %s", leader, apart), 10*time.Second)
 	b.start(leader)
+}
+
+// TestElectionIsWaitedFor kills the node that leads a queue's streams. Until the
+// others have elected another nobody takes a task, as if there were no queue:
+// whoever waits for an answer gets one, a task sent with or without an id, one
+// for later, and one that is waited for.
+func TestElectionIsWaitedFor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	b := startBrokers(t, 3)
+	c := clusterClient(t, b.urls)
+	topo, err := topology.New(topology.Config{Replicas: 3, Queues: []topology.Queue{{Name: DefaultQueue}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(ctx, t, func(ctx context.Context) error { _, err := topology.Apply(ctx, c.js, topo); return err })
+	lane := wire.PlainLane(DefaultQueue)
+	leader := streamNode(ctx, t, c, c.ns.TaskStream(lane))
+	gather(ctx, t, c, leader, c.ns.LaterStream(lane), c.ns.ResultsStream(DefaultQueue))
+	apart := clusterClient(t, []string{b.urls[(leader+1)%3]})
+	waited, err := apart.SendRaw(ctx, DefaultQueue, "flow", []byte(`1`))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if err := b.children[leader].Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.children[leader].Wait()
+	var group sync.WaitGroup
+	defer group.Wait()
+	for name, opts := range map[string][]SendOption{
+		"plain": nil, "with an id": {WithID("job-x")}, "later": {WithCountdown(time.Hour)}, "later with an id": {WithID("job-y"), WithCountdown(time.Hour)},
+	} {
+		group.Go(func() {
+			since := time.Now()
+			if _, err := apart.SendRaw(ctx, DefaultQueue, "flow", []byte(`1`), opts...); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			t.Logf("%s: sent after %s", name, time.Since(since).Round(time.Millisecond))
+		})
+	}
+	group.Go(func() {
+		if r, err := apart.Wait(ctx, DefaultQueue, waited.ID()); err != nil || r.State != wire.StateSucceeded {
+			t.Errorf("waited for %s: %+v, %v", waited.ID(), r, err)
+		}
+	})
+	// The control: publishes that are not repeated. The first may be lost on its way
+	// to the node that is gone.
+	eventually(ctx, t, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		m, err := apart.nc.RequestWithContext(ctx, c.ns.TaskSubject(wire.Address{Lane: lane, Task: "flow"}), []byte(`1`))
+		switch {
+		case err == nil:
+			t.Errorf("%s: somebody takes tasks, this test sees nothing", m.Data)
+		case !errors.Is(err, nats.ErrNoResponders):
+			return err
+		}
+		return nil
+	})
+	group.Go(func() { b.start(leader) })
+	w := NewWorker(apart, WorkerConfig{Queues: []Queue{{Name: DefaultQueue, Slots: 1}}})
+	HandleRaw(w, "flow", func(context.Context, *Message) ([]byte, error) { return nil, nil })
+	defer background(func(ctx context.Context) {
+		if err := w.Run(ctx); err != nil {
+			t.Errorf("worker: %v", err)
+		}
+	})()
+	group.Wait()
+}
+
+// gather makes a node the leader of streams.
+func gather(ctx context.Context, t *testing.T, c *Client, node int, streams ...string) {
+	t.Helper()
+	for _, stream := range streams {
+		placement := fmt.Appendf(nil, `{"placement":{"preferred":"n%d"}}`, node)
+		eventually(ctx, t, func(ctx context.Context) error {
+			if streamNode(ctx, t, c, stream) == node {
+				return nil
+			}
+			m, err := c.nc.RequestWithContext(ctx, apiPrefix+"STREAM.LEADER.STEPDOWN."+stream, placement)
+			if err != nil {
+				return err
+			}
+			return fmt.Errorf("%s is led by another still: %s", stream, m.Data)
+		})
+	}
+}
+
+// streamNode is the number of the node that leads a stream.
+func streamNode(ctx context.Context, t *testing.T, c *Client, name string) (node int) {
+	t.Helper()
+	eventually(ctx, t, func(ctx context.Context) error {
+		stream, err := c.js.Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Sscanf(stream.CachedInfo().Cluster.Leader, "n%d", &node)
+		return err
+	})
+	return node
 }
 
 // consumerNode is the number of the node that leads a consumer.

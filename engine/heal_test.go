@@ -157,3 +157,35 @@ func TestConsumeDoesNotHeal(t *testing.T) {
 		})
 	}
 }
+
+// TestStartGoesOnPastALostRequest: a worker that starts asks for many things, one
+// after the other. An answer that never comes, as where a leader is gone, takes the
+// time of one request and not that of all.
+func TestStartGoesOnPastALostRequest(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	link := s.broker.Link()
+	c, err := engine.Connect(s.ctx(), link.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	lost := link.Lose("STREAM.INFO.PELTON_TASKS_default")
+	r, err := s.client.SendRaw(s.ctx(), "default", "flow", []byte(`1`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := engine.NewWorker(c, engine.WorkerConfig{Queues: one(1)})
+	engine.HandleRaw(w, "flow", func(context.Context, *engine.Message) ([]byte, error) { return nil, nil })
+	s.work(w)
+	<-lost
+	since := time.Now()
+	if _, err := s.client.Wait(s.ctx(), "default", r.ID()); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(since)
+	t.Logf("works %s after a request was lost", took.Round(time.Millisecond))
+	if took > 20*time.Second {
+		t.Error("one lost request took the time of all")
+	}
+}

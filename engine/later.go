@@ -68,10 +68,10 @@ func randomID() string { return strings.ToLower(rand.Text()) }
 // waitNotTaken asks notTaken until the broker answers.
 func (c *Client) waitNotTaken(ctx context.Context, a wire.Address) error {
 	wait := 50 * time.Millisecond
-	for try := 0; ; try++ {
+	for gone := (absence{}); ; {
 		err := c.notTaken(ctx, a)
-		absent := errors.Is(err, ErrNoQueue) && try < absentTries
-		if !absent && !errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
+		again := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrNoQueue) && !gone.believed(ctx, c, a.Lane)
+		if !again || ctx.Err() != nil {
 			return err
 		}
 		select {

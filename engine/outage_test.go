@@ -273,7 +273,7 @@ func sendUntilStored(ctx context.Context, c *Client, id string, eta time.Time) e
 		switch {
 		case err == nil, doubt && errors.Is(err, ErrExists):
 			return nil
-		case !errors.Is(err, ErrUnconfirmed) && !errors.Is(err, ErrNoQueue) || ctx.Err() != nil:
+		case !errors.Is(err, ErrUnconfirmed) || ctx.Err() != nil:
 			return err
 		}
 	}
@@ -305,10 +305,6 @@ func settle(ctx context.Context, t *testing.T, c *Client, o *outage, sent []stri
 	t.Helper()
 	for _, id := range sent {
 		r, err := c.Wait(ctx, DefaultQueue, id)
-		for errors.Is(err, ErrNoQueue) && ctx.Err() == nil { // a stream without a leader for a moment
-			<-time.After(100 * time.Millisecond)
-			r, err = c.Wait(ctx, DefaultQueue, id)
-		}
 		if err != nil || r.State != wire.StateSucceeded {
 			t.Fatalf("%s is lost: %+v, %v", id, r, err)
 		}

@@ -103,12 +103,17 @@ func (c *Client) bareMessage(task string, body []byte, o sendOptions) (*nats.Msg
 func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, explicit bool) (*jetstream.PubAck, error) {
 	var sent time.Time // of the first try that may have been stored
 	var full error     // there was no room at the last try
+	var gone absence
 	refused := 0
 	wait := 50 * time.Millisecond
-	for try := 0; ; try++ {
+	for {
 		doubt, began := !sent.IsZero(), time.Now()
 		ack, err := c.publishOnce(ctx, m)
-		switch classify(err) {
+		outcome := classify(err)
+		if outcome != outcomeAbsent {
+			gone = absence{}
+		}
+		switch outcome {
 		case outcomeStored:
 			return ack, nil
 		case outcomeFull:
@@ -139,7 +144,7 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 			}
 			return nil, fmt.Errorf("%w: it waits or runs", ErrExists)
 		case outcomeAbsent:
-			if try >= absentTries {
+			if gone.believed(ctx, c, lane) {
 				return nil, absentError(lane, doubt)
 			}
 		case outcomeUnknown:
@@ -162,6 +167,9 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 		case <-ctx.Done():
 			if full != nil && !doubt {
 				return nil, fmt.Errorf("%w until %w: %w", ErrQueueFull, context.Cause(ctx), full)
+			}
+			if gone.began() && !doubt {
+				return nil, fmt.Errorf("%w: nothing was stored: no stream of %s has answered: %w", ErrUnreachable, lane, context.Cause(ctx))
 			}
 			return nil, endedError(ctx, doubt)
 		case <-time.After(wait):
@@ -190,10 +198,6 @@ func waitingForRoom(ctx context.Context, wait bool) context.Context {
 }
 
 func waitsForRoom(ctx context.Context) bool { return ctx.Value(roomKey{}) != nil }
-
-// absentTries is how often a publish that nobody takes is repeated: a stream
-// without a leader looks like no stream for a moment.
-const absentTries = 4
 
 // endedError is a publish whose context ended before its outcome was known.
 func endedError(ctx context.Context, doubtful bool) error {

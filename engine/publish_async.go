@@ -84,7 +84,7 @@ func unwaited(err error, lane wire.Lane) error {
 	case outcomeRefused:
 		return fmt.Errorf("%w: it waits or runs", ErrExists)
 	case outcomeAbsent:
-		return absentError(lane, false)
+		return fmt.Errorf("%w: no stream takes the tasks of %s: there is none (pelton setup apply makes it), or it has no leader at the moment", ErrNoQueue, lane)
 	case outcomeInvalid:
 		return err
 	case outcomeUnknown:

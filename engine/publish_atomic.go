@@ -80,8 +80,9 @@ func (m *many) sendAtomically(ctx context.Context) {
 }
 
 // sendBatch sends the tasks of m.batch as one atomic batch, again and again
-// where it may wait for room.
+// where it may wait for room, and while the stream has no leader.
 func (m *many) sendBatch(ctx context.Context) error {
+	var gone absence
 	for wait := firstRoomWait; ; wait = min(2*wait, mostRoomWait) {
 		if err := connected(ctx, m.c.nc); err != nil {
 			return fmt.Errorf("queue %q: %w", m.o.queue, unsent(err))
@@ -98,7 +99,13 @@ func (m *many) sendBatch(ctx context.Context) error {
 			}
 			return nil
 		}
-		again := m.o.waitForRoom && classify(err) == outcomeFull || busy(err)
+		outcome := classify(err)
+		again := m.o.waitForRoom && outcome == outcomeFull || busy(err)
+		if outcome == outcomeAbsent {
+			again = !gone.believed(ctx, m.c, m.lane)
+		} else {
+			gone = absence{}
+		}
 		err = unwaited(err, m.lane)
 		if !again || pause(ctx, wait) != nil {
 			return fmt.Errorf("queue %q: %w", m.o.queue, err)

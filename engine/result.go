@@ -86,16 +86,20 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 		return nil, err
 	}
 	defer l.close()
-	for n, absent := 0, false; ; n++ {
+	var gone absence
+	for n := 0; ; n++ {
 		r, err := c.lookFor(ctx, queue, id, n)
 		if r != nil && r.State.Terminal() {
 			return r, nil
 		}
-		// A broker that stops has no streams any more a moment before it is gone:
-		// a queue is missed only when it is looked for again.
-		doubted := errors.Is(err, ErrNoQueue) && !absent
-		absent = doubted
-		if err != nil && !doubted && (!errors.Is(err, ErrUnreachable) || ctx.Err() != nil) {
+		// A broker that stops has no streams any more a moment before it is gone.
+		retried := errors.Is(err, ErrUnreachable)
+		if errors.Is(err, ErrNoQueue) {
+			retried = !gone.believed(ctx, c, wire.PlainLane(queue))
+		} else {
+			gone = absence{}
+		}
+		if err != nil && (!retried || ctx.Err() != nil) {
 			return nil, err
 		}
 		var again <-chan time.Time

@@ -71,9 +71,9 @@ func (c *Client) Ensure(ctx context.Context, mode SetupMode, topo topology.Topol
 	return c.persist(ctx, func(ctx context.Context) error { return c.ensureOnce(ctx, mode, topo) })
 }
 
+// ensureOnce has no deadline of its own: each request has the client's, so that
+// one which is lost with a leader does not take the time of all.
 func (c *Client) ensureOnce(ctx context.Context, mode SetupMode, topo topology.Topology) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
 	return c.AskAPI(ctx, func(ctx context.Context) error {
 		switch mode {
 		case SetupManage:

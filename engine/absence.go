@@ -44,14 +44,28 @@ func (a *absence) believed(ctx context.Context, c *Client, lane wire.Lane) bool 
 		return false
 	}
 	a.asked = true
-	return c.noStream(ctx, c.ns.TaskStream(lane))
+	return c.presence(ctx, c.ns.TaskStream(lane)) == missing
 }
 
-// noStream reports whether the leader of the cluster says that there is no such
-// stream. Who may not ask does not know.
-func (c *Client) noStream(ctx context.Context, stream string) bool {
+// leaderless reports whether a stream that does not answer is one that waits for
+// its leader, as far as this client may know.
+func (c *Client) leaderless(ctx context.Context, stream string) bool {
+	return c.replicated() && c.presence(ctx, stream) == present
+}
+
+// presence is what the leader of a cluster says of a stream. Who may not ask, or
+// has no answer, does not know.
+type presence int
+
+const (
+	unknown presence = iota
+	missing
+	present
+)
+
+func (c *Client) presence(ctx context.Context, stream string) presence {
 	if c.asksNothing.Load() {
-		return false
+		return unknown
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -59,8 +73,13 @@ func (c *Client) noStream(ctx context.Context, stream string) bool {
 		_, err := c.js.Stream(ctx, stream)
 		return err
 	})
-	if errors.Is(err, ErrForbidden) {
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return missing
+	case err == nil, isNotLeader(err): // it has a leader again, or waits for one
+		return present
+	case errors.Is(err, ErrForbidden):
 		c.asksNothing.Store(true)
 	}
-	return errors.Is(err, jetstream.ErrStreamNotFound)
+	return unknown
 }

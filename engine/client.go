@@ -234,6 +234,9 @@ func (c *Client) directLast(ctx context.Context, stream, subject string) (*store
 		m, err = c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream+"."+subject, nil)
 		return err
 	})
+	if errors.Is(err, nats.ErrNoResponders) && c.leaderless(ctx, stream) {
+		return nil, fmt.Errorf("read %s: %w: stream %s has no leader", subject, ErrUnreachable, stream)
+	}
 	if err != nil {
 		return nil, requestError("read "+subject, err)
 	}

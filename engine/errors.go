@@ -175,6 +175,12 @@ func classify(err error) outcome {
 	return outcomeUnknown
 }
 
+// isNotLeader reports whether the broker says that there is no leader to answer.
+func isNotLeader(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == codeNotLeader
+}
+
 // isBatchDisabled reports whether a stream takes no fast batches.
 func isBatchDisabled(err error) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)

@@ -126,5 +126,8 @@ func requestError(what string, err error) error {
 		errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrReconnectBufExceeded):
 		return fmt.Errorf("%s: %w: %w", what, ErrUnreachable, err)
 	}
+	if isNotLeader(err) {
+		return fmt.Errorf("%s: %w: %w", what, ErrUnreachable, err)
+	}
 	return fmt.Errorf("%s: %w", what, err)
 }

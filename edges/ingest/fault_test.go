@@ -36,7 +36,7 @@ func (w *world) lines(cfg Config) (Config, *kafkatest.Link, natsLink) {
 func TestZombieIsRefused(t *testing.T) {
 	w := newWorld(t, 2)
 	cfg, link, line := w.lines(w.config())
-	cfg.SessionTimeout = 300 * time.Millisecond
+	cfg.SessionTimeout = 4 * time.Second // it must not be lost before the link is cut
 	w.start(cfg)
 	w.flow(2, 20)
 	w.exact()
@@ -241,7 +241,7 @@ func TestLineToKafkaFails(t *testing.T) {
 		w.flow(3, 100)
 		link.Cut()
 		if round%3 == 0 { // long enough to lose the partitions
-			if _, err := w.cluster.WaitGroupInfo(w.ctx, "pelton-commands", func(g *kfake.GroupInfo) bool { return len(g.Members) == 0 }); err != nil {
+			if _, err := w.cluster.WaitGroupInfo(w.ctx, "pelton-commands", func(g *kfake.GroupInfo) bool { return g == nil || len(g.Members) == 0 }); err != nil {
 				t.Fatal(err)
 			}
 		}

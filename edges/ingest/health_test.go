@@ -27,7 +27,7 @@ func TestHealthOfAStalledLoop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in.vitals.stall = 8 * time.Second // more than an idle poll takes
+		in.vitals.stall = 12 * time.Second // far more than an idle poll takes
 		if h := in.Health(); !h.Alive() || h.Ready() {
 			t.Errorf("before Run: %+v", h)
 		}
@@ -45,7 +45,7 @@ func TestHealthOfAStalledLoop(t *testing.T) {
 			close(blocked)
 			w.untilHealth(in, pulse.Health.Ready)
 		} else {
-			<-time.After(9 * time.Second)
+			<-time.After(13 * time.Second)
 			if h := in.Health(); !h.Ready() {
 				t.Errorf("control: %+v", h)
 			}

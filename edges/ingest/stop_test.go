@@ -218,8 +218,10 @@ func TestForeignEntryWhileRunning(t *testing.T) {
 func TestTwoGroupsOnOneLedger(t *testing.T) {
 	w := newWorld(t, 1)
 	cfg := w.config()
-	cfg.Route.Group = "another"
-	one, other := w.start(cfg), w.start(w.config())
+	cfg.SessionTimeout = time.Second // refusals count once it has passed
+	rival := cfg
+	rival.Route.Group = "another"
+	one, other := w.start(rival), w.start(cfg)
 	var stopped *edge
 	for stopped == nil {
 		w.flow(1, 3)
@@ -242,7 +244,9 @@ func TestTwoGroupsOnOneLedger(t *testing.T) {
 func TestForeignWriterStops(t *testing.T) {
 	w := newWorld(t, 2)
 	w.flow(2, 20)
-	e := w.start(w.config())
+	cfg := w.config()
+	cfg.SessionTimeout = time.Second // refusals count once it has passed
+	e := w.start(cfg)
 	w.exact()
 	for end := int64(10); ; end++ {
 		w.entry(0, fmt.Sprintf(`{"position":{"next_offset":%d,"generation":1},"instance":"stranger","crc":1}`, end))
@@ -335,7 +339,7 @@ func TestEndsWhileJoining(t *testing.T) {
 	}
 	began := time.Now()
 	e.stop()
-	if took := time.Since(began); took > 2*commitTimeout {
+	if took := time.Since(began); took > 20*time.Second { // a rebalance may take a minute
 		t.Errorf("took %s to end", took)
 	}
 }

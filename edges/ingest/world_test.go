@@ -54,7 +54,7 @@ func newWorld(t *testing.T, partitions int32, queue ...topology.Queue) *world {
 
 func newWorldOn(t *testing.T, cluster *kfake.Cluster, queue ...topology.Queue) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{t: t, ctx: ctx, cluster: cluster, nats: enginetest.Start(t), ends: map[int32]int64{}}
 	if len(queue) == 0 {
@@ -98,13 +98,15 @@ func (l natsLink) Dial(network, address string) (net.Conn, error) {
 	return l.Link.Dial(context.Background(), network, address)
 }
 
+// config has a session that a machine in a hurry does not lose. Tests in which
+// an edge falls silent have a shorter one.
 func (w *world) config() Config {
 	return Config{
 		Kafka:             kafka.Config{Brokers: w.cluster.ListenAddrs()},
 		NATS:              w.nc,
 		Route:             Route{Topic: topicName},
 		Logger:            w.journal.Logger(),
-		SessionTimeout:    time.Second,
+		SessionTimeout:    10 * time.Second,
 		HeartbeatInterval: 50 * time.Millisecond,
 	}
 }

@@ -69,7 +69,7 @@ func run(ctx context.Context, t *testing.T, cfg Config) (*deliveries, error) {
 // read returns the first n records of topic t.
 func read(t *testing.T, cluster *kfake.Cluster, n int) []*kgo.Record {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	return kafkatest.Read(ctx, t, "t", n, kgo.SeedBrokers(cluster.ListenAddrs()...))
 }
@@ -499,18 +499,32 @@ func TestBrokerKilledAndReturned(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	const count = 300
+	const count, before = 300, 150
 	var (
 		journal kafkatest.Journal
 		under   = make(chan struct{})
+		killed  = make(chan struct{})
 		done    = make(chan error, 1)
 		got     *deliveries
 	)
+	source := func(ctx context.Context) iter.Seq2[string, error] {
+		return func(yield func(string, error) bool) {
+			taken := 0
+			for message, err := range Default("")(ctx) {
+				if taken++; taken > before {
+					<-killed // or a fast machine would be done by then
+				}
+				if !yield(message, err) {
+					return
+				}
+			}
+		}
+	}
 	go func() {
 		var err error
 		got, err = run(t.Context(), t, Config{
 			Kafka: Kafka{Brokers: []string{address}}, Topic: "t", Count: count, Interval: time.Millisecond,
-			Logger: journal.Logger(),
+			Source: source, Logger: journal.Logger(),
 			OnDelivery: func(d Delivery) {
 				if d.Number == 50 {
 					close(under)
@@ -521,7 +535,8 @@ func TestBrokerKilledAndReturned(t *testing.T) {
 	}()
 	<-under
 	cluster.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	close(killed)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := journal.Wait(ctx, "WARN kafka unreachable"); err != nil {
 		t.Fatal(err)

@@ -200,7 +200,7 @@ func TestHangupReloadsCertificates(t *testing.T) {
 	}
 	worker.hangup("nats connection is back")
 	id := strings.TrimSpace(w.ok("send", "echo", `1`))
-	if got := w.ok("task", "wait", id, "--timeout", "15s"); got != "1\n" {
+	if got := w.ok("task", "wait", id, "--timeout", "50s"); got != "1\n" {
 		t.Errorf("result %q", got)
 	}
 	if code := worker.stop(); code != exitOK {

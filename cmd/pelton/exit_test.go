@@ -199,7 +199,7 @@ func TestExitTimeout(t *testing.T) {
 	w := newWorld(t)
 	w.ok("setup", "apply")
 	id := strings.TrimSpace(w.ok("send", "print", "1"))
-	got := w.run("task", "wait", id, "--timeout", "700ms")
+	got := w.run("task", "wait", id, "--timeout", "4s") // until then it has begun to wait
 	if got.code != exitTimeout || got.stdout != "" || got.stderr != "pelton: task default-1: not ended in time, it goes on\n" {
 		t.Errorf("exit code %d: %q %s", got.code, got.stdout, got.stderr)
 	}

@@ -60,7 +60,7 @@ func (w *world) waitForTask() {
 	ctx := testContext(w.t)
 	for ctx.Err() == nil {
 		if got := runIn(ctx, w.env, nil, "send", "add", `{"a":1,"b":2}`); got.code == exitOK {
-			w.ok("task", "wait", strings.TrimSpace(got.stdout), "--timeout", "10s")
+			w.ok("task", "wait", strings.TrimSpace(got.stdout), "--timeout", "50s")
 			return
 		}
 	}

@@ -136,7 +136,7 @@ func (r *role) wait() int {
 	case code := <-r.code:
 		r.code <- code // for whoever asks again
 		return code
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		r.t.Errorf("the role does not end: %s", r.stderr.String())
 		return -1
 	}
@@ -189,7 +189,7 @@ func (w *watched) has(t *testing.T, text string) {
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

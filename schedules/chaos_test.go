@@ -334,15 +334,19 @@ func TestTenThousandAtOnce(t *testing.T) {
 func (w *world) tasks() map[string]uint64 {
 	w.Helper()
 	lane := wire.PlainLane("default")
-	stream, err := w.c.JetStream().Stream(w.Context(), w.c.Namespace().TaskStream(lane))
-	if err != nil {
-		w.Fatal(err)
-	}
-	info, err := stream.Info(w.Context(), jetstream.WithSubjectFilter(w.c.Namespace().TaskFilter(lane)))
-	if err != nil {
-		w.Fatal(err)
-	}
-	return info.State.Subjects
+	var subjects map[string]uint64
+	w.insist(func(ctx context.Context) error {
+		stream, err := w.c.JetStream().Stream(ctx, w.c.Namespace().TaskStream(lane))
+		if err != nil {
+			return err
+		}
+		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(w.c.Namespace().TaskFilter(lane)))
+		if err == nil {
+			subjects = info.State.Subjects
+		}
+		return err
+	})
+	return subjects
 }
 
 // putMany stores entries as fast as the broker takes them.

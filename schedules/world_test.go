@@ -2,6 +2,7 @@ package schedules
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -113,7 +114,25 @@ func (r *running) next(t *testing.T) Occurrence {
 	}
 }
 
-const patience = 20 * time.Second
+const patience = time.Minute
+
+// insist asks again what the broker may not have heard: it may just have been
+// started anew.
+func (w *world) insist(ask func(context.Context) error) {
+	w.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		ctx, cancel := context.WithTimeout(w.Context(), 5*time.Second)
+		err := ask(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		if w.Context().Err() != nil || time.Now().After(deadline) {
+			w.Fatal(err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
 
 func (w *world) put(e Entry) Stored {
 	w.Helper()
@@ -129,17 +148,21 @@ func (w *world) sent(queue string) map[string]int {
 	w.Helper()
 	out := map[string]int{}
 	ns := w.c.Namespace()
-	stream, err := w.c.JetStream().Stream(w.Context(), ns.TaskStream(wire.PlainLane(queue)))
-	if err != nil {
-		w.Fatal(err)
-	}
-	info, err := stream.Info(w.Context())
-	if err != nil {
-		w.Fatal(err)
-	}
-	for seq := info.State.FirstSeq; seq <= info.State.LastSeq; seq++ {
-		m, err := stream.GetMsg(w.Context(), seq)
-		if err != nil {
+	var stream jetstream.Stream
+	w.insist(func(ctx context.Context) (err error) {
+		stream, err = w.c.JetStream().Stream(ctx, ns.TaskStream(wire.PlainLane(queue)))
+		return err
+	})
+	state := stream.CachedInfo().State
+	for seq := state.FirstSeq; seq <= state.LastSeq; seq++ {
+		var m *jetstream.RawStreamMsg
+		w.insist(func(ctx context.Context) (err error) {
+			if m, err = stream.GetMsg(ctx, seq); errors.Is(err, jetstream.ErrMsgNotFound) {
+				return nil
+			}
+			return err
+		})
+		if m == nil {
 			continue
 		}
 		if a, err := ns.ParseTask(m.Subject); err == nil {
@@ -153,14 +176,17 @@ func (w *world) sent(queue string) map[string]int {
 func (w *world) message(queue, task, id string) *jetstream.RawStreamMsg {
 	w.Helper()
 	lane := wire.PlainLane(queue)
-	stream, err := w.c.JetStream().Stream(w.Context(), w.c.Namespace().TaskStream(lane))
-	if err != nil {
-		w.Fatal(err)
-	}
-	m, err := stream.GetLastMsgForSubject(w.Context(), w.c.Namespace().TaskSubject(wire.Address{Lane: lane, Task: task, ID: id}))
-	if err != nil {
-		w.Fatalf("task %s: %v", id, err)
-	}
+	var m *jetstream.RawStreamMsg
+	w.insist(func(ctx context.Context) error {
+		stream, err := w.c.JetStream().Stream(ctx, w.c.Namespace().TaskStream(lane))
+		if err == nil {
+			m, err = stream.GetLastMsgForSubject(ctx, w.c.Namespace().TaskSubject(wire.Address{Lane: lane, Task: task, ID: id}))
+		}
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			w.Fatalf("task %s: %v", id, err)
+		}
+		return err
+	})
 	return m
 }
 

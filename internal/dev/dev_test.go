@@ -96,7 +96,7 @@ func TestADeadTaskFailsTheAssertion(t *testing.T) {
 	out := &begun{begun: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(t.Context(), Config{NATSPort: nats, KafkaPort: kafka, Interval: 50 * time.Millisecond, For: 2 * time.Second, Assert: true, Stdout: out})
+		done <- Run(t.Context(), Config{NATSPort: nats, KafkaPort: kafka, Interval: 50 * time.Millisecond, For: 5 * time.Second, Assert: true, Stdout: out})
 	}()
 	<-out.begun
 	cl, err := kgo.NewClient(kgo.SeedBrokers(fmt.Sprintf("127.0.0.1:%d", kafka)))
@@ -104,7 +104,9 @@ func TestADeadTaskFailsTheAssertion(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: commandsTopic, Value: []byte("{")}).FirstErr(); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := cl.ProduceSync(ctx, &kgo.Record{Topic: commandsTopic, Value: []byte("{")}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; !errors.Is(err, ErrAssert) || !strings.Contains(err.Error(), "1 failed") {

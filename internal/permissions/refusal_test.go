@@ -15,8 +15,8 @@ import (
 	"pelton/engine/wire"
 )
 
-// soon is well below the time after which a request counts as unanswered.
-const soon = 3 * time.Second
+// soon is below the 5 s after which a request counts as unanswered.
+const soon = 4500 * time.Millisecond
 
 // TestSaidAtOnce: what is forbidden is told with its subject, and neither waited
 // for nor tried again.

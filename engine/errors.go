@@ -21,7 +21,9 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrQueueFull: the queue refused the task; nothing is stored.
 	ErrQueueFull = errors.New("queue is full")
-	// ErrNoQueue: no stream takes the queue's tasks; nothing is stored.
+	// ErrNoQueue: no stream takes the queue's tasks; nothing is stored. Who waits
+	// for an answer is not told so while a cluster elects a leader, up to 15 s; a
+	// future may be.
 	ErrNoQueue = errors.New("queue does not exist")
 	// ErrExists: a task with this explicit id waits or runs.
 	ErrExists = errors.New("id exists")

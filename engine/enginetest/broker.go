@@ -2,6 +2,8 @@ package enginetest
 
 import (
 	"context"
+	"errors"
+	"net"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,6 +19,9 @@ type TB interface {
 	Cleanup(f func())
 	TempDir() string
 }
+
+// patience bounds what is only waited for, on a machine that may be busy.
+const patience = time.Minute
 
 // Broker is a broker that ends with its test.
 type Broker struct {
@@ -43,7 +48,7 @@ func Start(tb TB, opts ...func(*ServerConfig)) *Broker {
 // Conn is a new connection that ends with the test.
 func (b *Broker) Conn(opts ...nats.Option) *nats.Conn {
 	b.tb.Helper()
-	nc, err := nats.Connect(b.URL(), opts...)
+	nc, err := connect(b.URL(), opts)
 	if err != nil {
 		b.tb.Fatalf("connect %s: %v", b.URL(), err)
 	}
@@ -56,10 +61,23 @@ func (b *Broker) Conn(opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
+// connect tries again where a busy machine was too slow for the bound of a
+// connection.
+func connect(url string, opts []nats.Option) (nc *nats.Conn, err error) {
+	for range 20 {
+		nc, err = nats.Connect(url, opts...)
+		var slow net.Error
+		if !errors.As(err, &slow) || !slow.Timeout() {
+			break
+		}
+	}
+	return nc, err
+}
+
 // JetStream is the JetStream of a new connection that ends with the test.
 func (b *Broker) JetStream(opts ...nats.Option) jetstream.JetStream {
 	b.tb.Helper()
-	js, err := jetstream.New(b.Conn(opts...))
+	js, err := jetstream.New(b.Conn(opts...), jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		b.tb.Fatalf("jetstream: %v", err)
 	}
@@ -84,7 +102,7 @@ func (b *Broker) SetupWith(cfg topology.Config) {
 	if err != nil {
 		b.tb.Fatalf("topology: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) //nolint:forbidigo // the kit has no context of the test's
+	ctx, cancel := context.WithTimeout(context.Background(), patience) //nolint:forbidigo // the kit has no context of the test's
 	defer cancel()
 	if _, err := topology.Apply(ctx, b.JetStream(), topo); err != nil {
 		b.tb.Fatalf("topology: %v", err)

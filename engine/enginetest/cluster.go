@@ -46,7 +46,7 @@ func StartCluster(tb TB) *Cluster {
 		s.Start()
 	}
 	for _, s := range c.servers {
-		if !s.ReadyForConnections(20 * time.Second) {
+		if !s.ReadyForConnections(patience) {
 			tb.Fatalf("cluster: %s is not ready", s.Name())
 		}
 	}
@@ -73,7 +73,7 @@ func freePorts(tb TB, n int) []int {
 // awaitLeader asks until JetStream answers.
 func (c *Cluster) awaitLeader() {
 	c.tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second) //nolint:forbidigo // the kit has no context of the test's
+	ctx, cancel := context.WithTimeout(context.Background(), patience) //nolint:forbidigo // the kit has no context of the test's
 	defer cancel()
 	nc := c.Conn()
 	js, err := jetstream.New(nc)
@@ -83,7 +83,7 @@ func (c *Cluster) awaitLeader() {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		asked, end := context.WithTimeout(ctx, time.Second)
+		asked, end := context.WithTimeout(ctx, 5*time.Second)
 		_, err := js.AccountInfo(asked)
 		end()
 		if err == nil {
@@ -100,7 +100,7 @@ func (c *Cluster) awaitLeader() {
 // Conn is a new connection that ends with the test.
 func (c *Cluster) Conn(opts ...nats.Option) *nats.Conn {
 	c.tb.Helper()
-	nc, err := nats.Connect(c.servers[0].ClientURL(), opts...)
+	nc, err := connect(c.servers[0].ClientURL(), opts)
 	if err != nil {
 		c.tb.Fatalf("connect: %v", err)
 	}
@@ -128,19 +128,25 @@ func (c *Cluster) Setup(queues ...string) {
 	if err != nil {
 		c.tb.Fatalf("topology: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:forbidigo // the kit has no context of the test's
+	ctx, cancel := context.WithTimeout(context.Background(), patience) //nolint:forbidigo // the kit has no context of the test's
 	defer cancel()
 	if _, err := topology.Apply(ctx, js, topo); err != nil {
 		c.tb.Fatalf("topology: %v", err)
 	}
 }
 
-// StepDown makes the leader of a stream give up.
+// StepDown makes the leader of a stream give up. It asks again where nobody
+// answers: the request may have met no leader, or its answer was lost with one.
 func (c *Cluster) StepDown(stream string) {
 	c.tb.Helper()
-	if _, err := c.Conn().Request("$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, 10*time.Second); err != nil {
-		c.tb.Fatalf("step down %s: %v", stream, err)
+	nc := c.Conn()
+	var err error
+	for until := time.Now().Add(patience); time.Now().Before(until); {
+		if _, err = nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+stream, nil, 5*time.Second); err == nil {
+			return
+		}
 	}
+	c.tb.Fatalf("step down %s: %v", stream, err)
 }
 
 func (c *Cluster) stop() {

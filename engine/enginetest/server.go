@@ -102,7 +102,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		ns.SetLoggerV2(serverLog{cfg.Logger}, false, false, false)
 	}
 	ns.Start()
-	if !ns.ReadyForConnections(10 * time.Second) {
+	if !ns.ReadyForConnections(patience) {
 		ns.Shutdown()
 		ns.WaitForShutdown()
 		return nil, fmt.Errorf("embedded nats-server: not ready on %s, store %s", net.JoinHostPort(cfg.Host, strconv.Itoa(cfg.Port)), cfg.StoreDir)

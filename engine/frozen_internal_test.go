@@ -131,7 +131,9 @@ func TestFrozenWorkerBeginsNothing(t *testing.T) {
 func TestNothingIsSentLater(t *testing.T) {
 	broker := enginetest.Start(t)
 	link := broker.Link()
-	c, err := Connect(t.Context(), link.URL(), ClientConfig{NATS: []nats.Option{nats.ReconnectWait(time.Second), nats.ReconnectJitter(0, 0)}})
+	again := make(chan struct{})
+	reconnect := nats.CustomReconnectDelay(func(int) time.Duration { <-again; return 0 })
+	c, err := Connect(t.Context(), link.URL(), ClientConfig{NATS: []nats.Option{reconnect, nats.Timeout(20 * time.Second)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +160,7 @@ func TestNothingIsSentLater(t *testing.T) {
 	if p.check(time.Now()); len(ln.ready) != 1 {
 		t.Error("handed back without a connection")
 	}
+	close(again)
 	<-back
 	if a := s.publish(x, nats.NewMsg("later"), nil); a.err != nil {
 		t.Error(a.err)

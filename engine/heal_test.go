@@ -2,7 +2,9 @@ package engine_test
 
 import (
 	"context"
-	"sync/atomic"
+	"fmt"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,11 +19,27 @@ const healsWithin = 5 * time.Second
 
 // deliveries tells when tasks began that were sent all the time.
 type deliveries struct {
-	s    *system
-	last atomic.Int64 // when one began, nanoseconds
+	s *system
+
+	mu   sync.Mutex
+	sent time.Time // when the last that began was sent
+	at   time.Time // when it began
 }
 
-func (d *deliveries) began() { d.last.Store(time.Now().UnixNano()) }
+// began notes a task by its body, which is when it was sent.
+func (d *deliveries) began(body []byte) {
+	sent, _ := strconv.ParseInt(string(body), 10, 64)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sent, d.at = time.Unix(0, sent), time.Now()
+}
+
+// last is when the task was sent that began last, and when it began.
+func (d *deliveries) last() (sent, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sent, d.at
+}
 
 // flow sends a task every 20 ms until the test ends, what the broker does not
 // take included.
@@ -38,23 +56,23 @@ func (d *deliveries) flow() {
 			case <-tick.C:
 			}
 			sending, end := context.WithTimeout(ctx, time.Second)
-			_, _ = c.SendRaw(sending, "default", "flow", []byte(`1`)) // some meet a broker that is not there
+			_, _ = c.SendRaw(sending, "default", "flow", fmt.Append(nil, time.Now().UnixNano())) // some meet a broker that is not there
 			end()
 		}
 	}()
 	d.s.t.Cleanup(func() { cancel(); <-done })
-	d.s.until("tasks flow", func() bool { return d.last.Load() > 0 })
+	d.s.until("tasks flow", func() bool { _, at := d.last(); return !at.IsZero() })
 }
 
-// resumed is how long after a moment the first task began, which is more than
-// within where none did.
+// resumed is how long after a moment the first task began that was sent after it,
+// which is more than within where none did. What was sent before may have arrived
+// before, and begin at any time.
 func (d *deliveries) resumed(after time.Time, within time.Duration) time.Duration {
-	const still = 100 * time.Millisecond // what had arrived before
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for range tick.C {
-		if last := time.Unix(0, d.last.Load()); last.After(after.Add(still)) {
-			return last.Sub(after)
+		if sent, at := d.last(); sent.After(after) {
+			return at.Sub(after)
 		}
 		if time.Since(after) > within {
 			break
@@ -102,8 +120,8 @@ func TestFetchingHeals(t *testing.T) {
 			}
 			t.Cleanup(c.Close)
 			w := engine.NewWorker(c, engine.WorkerConfig{Queues: one(1)})
-			engine.HandleRaw(w, "flow", func(context.Context, *engine.Message) ([]byte, error) {
-				d.began()
+			engine.HandleRaw(w, "flow", func(_ context.Context, m *engine.Message) ([]byte, error) {
+				d.began(m.Body)
 				return nil, nil
 			})
 			s.work(w)
@@ -139,7 +157,7 @@ func TestConsumeDoesNotHeal(t *testing.T) {
 				t.Fatal(err)
 			}
 			consuming, err := consumer.Consume(func(m jetstream.Msg) {
-				d.began()
+				d.began(m.Data())
 				_ = m.Ack()
 			})
 			if err != nil {

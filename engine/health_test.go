@@ -153,9 +153,7 @@ func TestHealthOfAStalledLoop(t *testing.T) {
 		<-written
 		if !blocks {
 			<-time.After(500 * time.Millisecond) // more than twice the bound
-			if h := w.Health(); !h.Alive() {
-				t.Errorf("control: %+v", h)
-			}
+			probe(t, w, "control: alive", Health.Alive)
 			continue
 		}
 		h := probe(t, w, "stalled", func(h Health) bool { return !h.Alive() })

@@ -76,7 +76,11 @@ func TestInspectCountsWhatConsumersSay(t *testing.T) {
 		}
 	}
 	s.fill(deadMsg("default", "d1", before), deadMsg("default", "d2", before), deadMsg("mail", "d3", before))
-	got := s.status("default")
+	var got engine.QueueStatus
+	s.until("the consumer has heard of all", func() bool {
+		got = s.status("default")
+		return got.Pending >= 4
+	})
 	if got.Pending != 4 || got.Running != 0 || got.Dead != 2 || got.State != engine.QueueNoWorker {
 		t.Errorf("nobody works: %+v", got)
 	}

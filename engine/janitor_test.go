@@ -151,7 +151,7 @@ func TestJanitorPutsRightWhatTheBrokerForgot(t *testing.T) {
 	engine.HandleRaw(w, "work", tasks.handle)
 	s.work(w)
 	<-time.After(2500 * time.Millisecond) // more than twice AckWait: the control, without a janitor
-	if state, ok := s.state("PELTON_TASKS_default"); !ok || state.Msgs != uint64(len(ids)) || len(tasks.runs) != 0 {
+	if state := s.stands("PELTON_TASKS_default"); state.Msgs != uint64(len(ids)) || len(tasks.runs) != 0 {
 		t.Fatalf("%d messages stand, %d ran; want all %d and none", state.Msgs, len(tasks.runs), len(ids))
 	}
 	j := s.janitor(engine.JanitorConfig{Every: 300 * time.Millisecond})
@@ -206,9 +206,7 @@ func TestJanitorPutsRightWhatTheBrokerForgot(t *testing.T) {
 	if r, err := s.client.Record(s.ctx(), "default", ids["done"]); err != nil || string(r.Result) != `"before"` {
 		t.Errorf("a finished task was written over: %+v, %v", r, err)
 	}
-	if !j.Health().Ready() {
-		t.Errorf("health %+v", j.Health())
-	}
+	s.until("the janitor is ready", func() bool { return j.Health().Ready() })
 }
 
 // More than one go puts right, behind more than one go that are no tasks.
@@ -264,7 +262,7 @@ func TestJanitorOnceEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, lane := range lanes {
-		if state, ok := s.state("PELTON_TASKS_" + lane.Queue); !ok || state.Msgs != 1 {
+		if state := s.stands("PELTON_TASKS_" + lane.Queue); state.Msgs != 1 {
 			t.Errorf("%d messages in %s, want the one that is no task", state.Msgs, lane.Queue)
 		}
 	}
@@ -291,9 +289,7 @@ func TestJanitorGoesOnPastWhatFails(t *testing.T) {
 	if r, err := s.client.Wait(s.ctx(), "default", small); err != nil || r.State != wire.StateSucceeded {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if h := j.Health(); h.Ready() {
-		t.Error("a janitor that cannot put right all it has found says nothing of it")
-	}
+	s.until("the janitor says that it cannot put right all it has found", func() bool { return !j.Health().Ready() })
 }
 
 func TestJanitorPutsRightWhatHasBecomeDue(t *testing.T) {
@@ -434,7 +430,7 @@ func TestJanitorTrimsEachLedger(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %d", l.Subject(), e, err, fences[i])
 		}
 	}
-	if state, ok := s.state("PELTON_TASKS_default"); !ok || state.Msgs != 1+1+3+1 {
+	if state := s.stands("PELTON_TASKS_default"); state.Msgs != 1+1+3+1 {
 		t.Errorf("%d messages, want an entry of each long ledger, the short one, and the task", state.Msgs)
 	}
 }

@@ -24,7 +24,7 @@ func TestParkedAttemptThatComesLate(t *testing.T) {
 	engine.HandleRaw(w, "tries", func(_ context.Context, m *engine.Message) ([]byte, error) {
 		attempts.Add(1)
 		if m.Info.Attempt < 3 {
-			return nil, engine.RetryIn(2*time.Second, errors.New("again"))
+			return nil, engine.RetryIn(4*time.Second, errors.New("again"))
 		}
 		return []byte(`"third"`), nil
 	})

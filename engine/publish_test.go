@@ -25,7 +25,9 @@ var count = engine.NewTask[int, int]("count")
 func (s *system) linked() (*engine.Client, *enginetest.Link) {
 	s.t.Helper()
 	l := s.broker.Link()
-	c, err := engine.Connect(s.ctx(), l.URL(), engine.ClientConfig{NATS: []nats.Option{nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(0, 0)}})
+	c, err := engine.Connect(s.ctx(), l.URL(), engine.ClientConfig{NATS: []nats.Option{
+		nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(0, 0), nats.Timeout(20 * time.Second),
+	}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -267,7 +269,7 @@ func TestSilentConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(s.ctx(), time.Second)
 	defer cancel()
 	if _, err := count.Send(ctx, c, 2); !errors.Is(err, engine.ErrUnconfirmed) {
 		t.Errorf("%v", err)
@@ -281,7 +283,7 @@ func TestSilentConnection(t *testing.T) {
 func TestManyTellsIDs(t *testing.T) {
 	s := newSystem(t)
 	for _, n := range []int{0, 1, 3, 49, 50, 51, 700, 12_000} {
-		before, _ := s.state("PELTON_TASKS_default")
+		before := s.stands("PELTON_TASKS_default")
 		results, err := count.SendMany(s.ctx(), s.client, numbers(n))
 		if err != nil {
 			t.Fatal(err)
@@ -371,7 +373,7 @@ func TestFullQueue(t *testing.T) {
 	if _, err := f.Result(s.ctx()); !errors.Is(err, engine.ErrQueueFull) {
 		t.Errorf("future: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(s.ctx(), 3*time.Second) // the refusal must be heard before
 	defer cancel()
 	if _, err := count.Send(ctx, s.client, 1, engine.WithWaitForRoom()); !errors.Is(err, engine.ErrQueueFull) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("send that waits: %v", err)
@@ -419,7 +421,7 @@ func TestValueThatIsNoJSON(t *testing.T) {
 	check("future", err)
 	_, err = task.SendMany(s.ctx(), s.client, []float64{1, math.NaN(), 2})
 	check("many", err)
-	if state, _ := s.state("PELTON_TASKS_default"); state.LastSeq != 2 {
+	if state := s.stands("PELTON_TASKS_default"); state.LastSeq != 2 {
 		t.Errorf("%d are stored, want the two that are JSON", state.LastSeq)
 	}
 }
@@ -475,7 +477,7 @@ func TestBadSendsAreRefusedByTheClient(t *testing.T) {
 			check("many", err)
 		})
 	}
-	if state, _ := s.state("PELTON_TASKS_default"); state.LastSeq != 0 {
+	if state := s.stands("PELTON_TASKS_default"); state.LastSeq != 0 {
 		t.Errorf("%d were stored", state.LastSeq)
 	}
 	t.Run("what is just within the bounds runs", func(t *testing.T) {

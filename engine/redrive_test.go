@@ -48,7 +48,8 @@ func TestRedriveRunsDeadLettersAgain(t *testing.T) {
 	free := dies("default", "work", engine.WithHeader("X-Mine", "yes"))
 	explicit := dies("default", "work", engine.WithID("job-1"))
 	high := dies("default", "work", engine.WithPriority(wire.PriorityHigh))
-	expires := dies("default", "work", engine.WithExpires(time.Now().Add(2*time.Second)))
+	expiry := time.Now().Add(5 * time.Second)
+	expires := dies("default", "work", engine.WithExpires(expiry))
 	other := dies("default", "other")
 	elsewhere := dies("mail", "work")
 	forgotten := dies("default", "work", engine.WithID("job-2"))
@@ -64,7 +65,7 @@ func TestRedriveRunsDeadLettersAgain(t *testing.T) {
 		t.Fatal("a task that is too large succeeded")
 	}
 	mended.Store(true)
-	<-time.After(2 * time.Second) // its expiry has passed
+	<-time.After(time.Until(expiry))
 	redrive := func(r engine.Redrive, again, refused int) {
 		t.Helper()
 		done, err := s.client.Redrive(s.ctx(), r)
@@ -165,7 +166,7 @@ func TestRedriveOfStrangers(t *testing.T) {
 	if _, err := s.client.Redrive(s.ctx(), engine.Redrive{Queue: "default"}); err != nil { // the one before is done
 		t.Fatal(err)
 	}
-	if state, ok := s.state("PELTON_TASKS_default"); !ok || state.Msgs != 0 {
+	if state := s.stands("PELTON_TASKS_default"); state.Msgs != 0 {
 		t.Errorf("the answer became a task: %+v", state)
 	}
 	for _, bad := range []engine.Redrive{{}, {Queue: "default", ID: "a.b"}, {Queue: "default", Task: "*"}} {

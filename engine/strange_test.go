@@ -59,12 +59,13 @@ func TestCountsAndHeadersThatNoClientWrites(t *testing.T) {
 	wants[s.publish(task+".a.b", `"x"`)] = `id "a.b"`
 	wants[s.publish("pelton.task.default.pelton-invalid", `"x"`)] = "no worker of the queue has a handler"
 	garbage := "NATS/1.0\r\nno colon here\r\n\r\n"
+	before := s.stands("PELTON_TASKS_default").LastSeq
 	s.raw(fmt.Sprintf("HPUB %s %d %d\r\n%s\"x\"\r\n", task, len(garbage), len(garbage)+3, garbage))
-	state, ok := s.state("PELTON_TASKS_default")
-	if !ok {
-		t.Fatal("no state")
-	}
-	wants[fmt.Sprintf("default-%d", state.LastSeq)] = "headers"
+	s.until("it is stored", func() bool { // the broker does not answer to it
+		state, ok := s.state("PELTON_TASKS_default")
+		return ok && state.LastSeq > before
+	})
+	wants[fmt.Sprintf("default-%d", before+1)] = "headers"
 	for id, want := range wants {
 		_, err := s.client.Result("default", id).Wait(s.ctx())
 		var te *engine.TaskError

@@ -134,7 +134,7 @@ func TestHandlersLeftBehindAreBounded(t *testing.T) {
 	}
 	close(release)
 	s.until("the slots are back", func() bool { return running.Load() == 2 && w.Health().Ready() })
-	if pending, held := s.acks("PELTON_TASKS_default", "workers"); pending != 4 || held != 2 || running.Load() != 2 {
+	if pending, held := s.counted("PELTON_TASKS_default", "workers", 6); pending != 4 || held != 2 || running.Load() != 2 {
 		t.Errorf("pending %d, held %d, running %d; want 4, 2 and 2", pending, held, running.Load())
 	}
 	close(hold)

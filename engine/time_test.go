@@ -171,7 +171,7 @@ func TestCopyWithoutATime(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSystem(t)
-			opts := slices.Concat(tc.opts, []engine.SendOption{engine.WithID("one"), engine.WithCountdown(1200 * time.Millisecond)})
+			opts := slices.Concat(tc.opts, []engine.SendOption{engine.WithID("one"), engine.WithCountdown(4 * time.Second)})
 			if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`1`), opts...); err != nil {
 				t.Fatal(err)
 			}
@@ -286,7 +286,7 @@ func TestTimesTheClientRefuses(t *testing.T) {
 	if _, err := s.client.SendRaw(s.ctx(), "default", "tick", []byte(`1`), engine.WithPriority("high")); !errors.Is(err, engine.ErrNoQueue) || !strings.Contains(err.Error(), "default_high") {
 		t.Errorf("undeclared lane: %v", err)
 	}
-	if state, ok := s.state("PELTON_LATER_default"); !ok || state.Msgs != 0 {
+	if state := s.stands("PELTON_LATER_default"); state.Msgs != 0 {
 		t.Errorf("something was stored: %+v", state)
 	}
 }
@@ -490,7 +490,7 @@ func TestDropLeavesNoDeadLetter(t *testing.T) {
 // does, each task under an id of its own, and carry what else is said of time.
 func TestFuturesAndManyWaitForTheirTime(t *testing.T) {
 	s := newSystem(t)
-	due := time.Now().Round(0).Add(1200 * time.Millisecond)
+	due := time.Now().Round(0).Add(5 * time.Second)
 	future, err := s.client.SendRawAsync(s.ctx(), "default", "tick", []byte(`1`), engine.WithETA(due), engine.WithID("one"))
 	if err != nil {
 		t.Fatal(err)

@@ -99,6 +99,16 @@ func (s *system) state(stream string) (jetstream.StreamState, bool) {
 	return info.CachedInfo().State, true
 }
 
+// stands is the state of a stream, asked for until the broker answers.
+func (s *system) stands(stream string) (state jetstream.StreamState) {
+	s.t.Helper()
+	s.until("stream "+stream+" is read", func() (ok bool) {
+		state, ok = s.state(stream)
+		return ok
+	})
+	return state
+}
+
 var greet = engine.NewTask[string, string]("greet")
 
 func TestSendRunWait(t *testing.T) {

@@ -254,7 +254,9 @@ func TestHookThatPanicsHarmsNoTask(t *testing.T) {
 // A hook that takes longer than AckWait costs time, but no lease: nothing runs
 // twice.
 func TestSlowHookLosesNoLease(t *testing.T) {
-	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})
+	t.Parallel()
+	// A machine that stalls for as long as a lease has a task run twice.
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: 4 * time.Second})
 	var said told
 	release, slowed := make(chan struct{}), make(chan string, 10)
 	slow := func(name string) func(engine.TaskEvent) {
@@ -286,7 +288,7 @@ func TestSlowHookLosesNoLease(t *testing.T) {
 	for range 3 { // two slots and the writing of outcomes are held up, one slot is free
 		<-slowed
 	}
-	<-time.After(2500 * time.Millisecond) // more than twice AckWait
+	<-time.After(9 * time.Second) // more than twice AckWait
 	close(release)
 	s.empty("default")
 	mu.Lock()

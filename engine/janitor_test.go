@@ -286,7 +286,9 @@ func TestJanitorGoesOnPastWhatFails(t *testing.T) {
 	engine.HandleRaw(w, "work", func(context.Context, *engine.Message) ([]byte, error) { return nil, nil })
 	s.work(w)
 	j := s.janitor(engine.JanitorConfig{Every: 100 * time.Millisecond})
-	if r, err := s.client.Wait(s.ctx(), "default", small); err != nil || r.State != wire.StateSucceeded {
+	ctx, end := context.WithTimeout(t.Context(), 3*time.Minute) // forty times a megabyte is read again and again
+	defer end()
+	if r, err := s.client.Wait(ctx, "default", small); err != nil || r.State != wire.StateSucceeded {
 		t.Errorf("%+v, %v", r, err)
 	}
 	s.until("the janitor says that it cannot put right all it has found", func() bool { return !j.Health().Ready() })
@@ -373,16 +375,17 @@ func TestJanitorRemovesCanceledTasks(t *testing.T) {
 // put right.
 func TestJanitorHarmsNoLivingTask(t *testing.T) {
 	t.Parallel()
-	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})
+	// A machine that stalls for as long as a lease has a task run twice.
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: 3 * time.Second})
 	s.janitor(engine.JanitorConfig{Every: time.Millisecond})
-	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(16)})
+	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(96)})
 	var runs atomic.Int32
 	engine.HandleRaw(w, "work", func(_ context.Context, m *engine.Message) ([]byte, error) {
 		runs.Add(1)
 		if m.Info.Attempt == 1 && len(m.Body) == 1 {
 			return nil, engine.RetryIn(time.Second, errors.New("again"))
 		}
-		<-time.After(time.Duration(len(m.Body)) * 100 * time.Millisecond)
+		<-time.After(time.Duration(len(m.Body)) * 300 * time.Millisecond)
 		return nil, nil
 	})
 	s.work(w)

@@ -109,14 +109,16 @@ func TestWorkerHoldsOnlyWhatItsSlotsUse(t *testing.T) {
 }
 
 func TestLongTaskIsDeliveredOnce(t *testing.T) {
-	s := newSystem(t, topology.Queue{Name: "default", AckWait: time.Second})
+	t.Parallel()
+	// A machine that stalls for as long as a lease has a task run twice.
+	s := newSystem(t, topology.Queue{Name: "default", AckWait: 4 * time.Second})
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(2)})
 	var runs atomic.Int32
 	long := engine.NewTask[int, int]("long")
 	engine.Handle(w, long, func(ctx context.Context, n int) (int, error) {
 		runs.Add(1)
 		select {
-		case <-time.After(3500 * time.Millisecond):
+		case <-time.After(13 * time.Second): // more than three times AckWait
 			return n, nil
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)

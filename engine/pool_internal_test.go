@@ -242,7 +242,7 @@ func TestFrozenWorkerIsSilent(t *testing.T) {
 	if !frozen.isLost() || fresh.isLost() {
 		t.Errorf("frozen lost %v, fresh lost %v", frozen.isLost(), fresh.isLost())
 	}
-	m, err := heard.NextMsg(5 * time.Second)
+	m, err := heard.NextMsg(30 * time.Second)
 	if err != nil || m.Subject != "held.fresh" || string(m.Data) != "+WPI" {
 		t.Fatalf("%v, %v", m, err)
 	}

@@ -43,21 +43,27 @@ func TestHeldTasksLeaveRoom(t *testing.T) {
 			}
 			s.empty("default")
 			limit(places)
-			at := time.Now().Add(2 * time.Second)
 			bodies := make([][]byte, burst)
 			for i := range bodies {
 				bodies[i] = []byte(`1`)
 			}
-			if _, err := s.client.SendManyRaw(s.ctx(), "default", "work", bodies, engine.WithETA(at)); err != nil {
-				t.Fatal(err)
+			most, enough := 0, workers*slots
+			if control {
+				enough = places
 			}
-			most, ctx := 0, s.ctx()
-			for time.Now().Before(at) {
-				info, err := due.Info(ctx)
-				if err != nil {
+			for tries := 0; most < enough && tries < 5; tries++ { // a busy machine may be too slow for a burst
+				at, ctx := time.Now().Add(2*time.Second), s.ctx()
+				if _, err := s.client.SendManyRaw(ctx, "default", "work", bodies, engine.WithETA(at)); err != nil {
 					t.Fatal(err)
 				}
-				most = max(most, info.NumAckPending)
+				for time.Now().Before(at) {
+					info, err := due.Info(ctx)
+					if err != nil {
+						t.Fatal(err)
+					}
+					most = max(most, info.NumAckPending)
+				}
+				s.empty("default")
 			}
 			t.Logf("at most %d of %d places were taken before the time", most, places)
 			if full := most >= places; full != control {
@@ -66,7 +72,6 @@ func TestHeldTasksLeaveRoom(t *testing.T) {
 			if !control && most < workers*slots {
 				t.Errorf("%d tasks were held by %d workers of %d slots", most, workers, slots)
 			}
-			s.empty("default")
 		})
 	}
 }

@@ -165,17 +165,17 @@ func TestBucketThatTakesNoBatches(t *testing.T) {
 // lost. The control has plain acks: what is lost of them comes back and runs
 // again.
 func TestWithoutResult(t *testing.T) {
-	queue := topology.Queue{Name: "default", AckWait: time.Second}
 	for _, tc := range []struct {
 		name  string
 		opts  []engine.HandleOption
+		lease time.Duration // of what is confirmed longer than a machine stalls
 		again bool
 	}{
-		{"confirmed", []engine.HandleOption{engine.WithoutResult()}, false},
-		{"plain, the control", []engine.HandleOption{engine.WithoutResult(), engine.WithPlainAck()}, true},
+		{"confirmed", []engine.HandleOption{engine.WithoutResult()}, 10 * time.Second, false},
+		{"plain, the control", []engine.HandleOption{engine.WithoutResult(), engine.WithPlainAck()}, time.Second, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g := newTogether(t, 20, queue)
+			g := newTogether(t, 20, topology.Queue{Name: "default", AckWait: tc.lease})
 			c, link := g.linked()
 			g.start(c, tc.opts...)
 			// Acks go into the void while the connection looks whole; then it breaks.

@@ -11,7 +11,23 @@ import (
 	"pelton/engine/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(patient{m}) }
+
+// patient gives what is on its way to its end more time than goleak does, half a
+// second.
+type patient struct {
+	*testing.M
+}
+
+func (p patient) Run() int {
+	code := p.M.Run()
+	for range 40 {
+		if goleak.Find() == nil {
+			break
+		}
+	}
+	return code
+}
 
 // mail is the topology of a queue mail with a high lane.
 func mail(t *testing.T, ns wire.Namespace, change ...func(*topology.Queue)) topology.Topology {

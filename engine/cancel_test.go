@@ -331,6 +331,7 @@ func TestChangesNearTheFireTime(t *testing.T) {
 // TestReplacedScheduleThatTheBrokerFiresAllTheSame is the race itself: the
 // record has the new time, and the old schedule fires before the new one stands.
 func TestReplacedScheduleThatTheBrokerFiresAllTheSame(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t)
 	bodies := make(chan string, 10)
 	var runs atomic.Int32

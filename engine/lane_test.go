@@ -316,6 +316,7 @@ func TestWeightedLanesStarveNobody(t *testing.T) {
 }
 
 func TestLanesAndTime(t *testing.T) {
+	t.Parallel()
 	l := newLanesWorld(t)
 	close(l.release)
 	ctx := t.Context()

@@ -18,6 +18,7 @@ import (
 // that is whole again. It replaces the attempt that is parked by then, which must
 // not be lost with it.
 func TestParkedAttemptThatComesLate(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1)})
 	var attempts atomic.Int32

@@ -897,6 +897,7 @@ func TestStuckOutcomesAreNotPutOffByOthers(t *testing.T) {
 }
 
 func TestShutdownEndsAlthoughNothingCanBeWritten(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t)
 	w := engine.NewWorker(s.client, engine.WorkerConfig{Queues: one(1), Setup: engine.SetupOff, Grace: 10 * time.Millisecond})
 	ran := make(chan struct{}, 10)

@@ -18,6 +18,7 @@ const laterStream = "PELTON_LATER_default"
 // TestDelayedSendWhosePubAckIsLost: a send that waits knows its task again, also
 // when the task has run and gone before the broker can be asked.
 func TestDelayedSendWhosePubAckIsLost(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		opts []engine.SendOption

@@ -161,6 +161,7 @@ func TestDelayedIDExistsWhereverItIs(t *testing.T) {
 // TestCopyWithoutATime: of two tasks of one id, of which only the first has a
 // time, one runs: the first a worker takes, or the one that has a record.
 func TestCopyWithoutATime(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name string
 		opts []engine.SendOption
@@ -489,6 +490,7 @@ func TestDropLeavesNoDeadLetter(t *testing.T) {
 // TestFuturesAndManyWaitForTheirTime: they wait in the broker as a single send
 // does, each task under an id of its own, and carry what else is said of time.
 func TestFuturesAndManyWaitForTheirTime(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t)
 	due := time.Now().Round(0).Add(5 * time.Second)
 	future, err := s.client.SendRawAsync(s.ctx(), "default", "tick", []byte(`1`), engine.WithETA(due), engine.WithID("one"))

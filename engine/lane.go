@@ -14,7 +14,9 @@ type Poll string
 
 // The ways to share.
 const (
-	// PollStrict: a lower lane has a slot only when no higher one has a task.
+	// PollStrict: a lower lane has a slot only when no higher one has a task. Each
+	// is asked, and one that says nothing within four round trips, at least 10 ms,
+	// has none: a broker that stalls for longer lets a lower lane go first.
 	PollStrict Poll = "strict"
 	// PollWeighted: each lane with tasks has its share, of ten slots six for
 	// high, three for the plain lane and one for low; none ever starves.

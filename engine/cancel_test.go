@@ -254,7 +254,7 @@ func TestChangesNearTheFireTime(t *testing.T) {
 			var err error
 			for i := range todo {
 				c := &changes[i]
-				<-time.After(time.Until(c.was.Add(-time.Duration(300+i%500) * time.Millisecond))) // around 500 ms before: the fire time
+				<-time.After(time.Until(c.was.Add(-time.Duration(i%700) * time.Millisecond))) // around 500 ms before, the fire time, and up to the time itself
 				if i%2 == 0 {
 					r, cancelErr := s.client.Cancel(ctx, "default", c.id)
 					if cancelErr != nil && !errors.Is(cancelErr, engine.ErrTooLate) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"pelton/engine/wire"
@@ -22,7 +23,7 @@ const (
 // that has not begun.
 type absence struct {
 	since time.Time
-	asked bool
+	told  bool // that the stream is there, or that this client may not ask
 }
 
 func (a *absence) began() bool { return !a.since.IsZero() }
@@ -34,38 +35,26 @@ func (a *absence) believed(ctx context.Context, c *Client, lane wire.Lane) bool 
 		a.since = time.Now()
 	}
 	lasts := time.Since(a.since)
-	if lasts < absentAlone {
+	if lasts < absentAlone || c.nc.Status() != nats.CONNECTED {
 		return false
 	}
 	if !c.replicated() || lasts >= absentCluster {
 		return true
 	}
-	if a.asked {
+	if a.told {
 		return false
 	}
-	a.asked = true
-	return c.presence(ctx, c.ns.TaskStream(lane)) == missing
+	missing, told := c.missing(ctx, c.ns.TaskStream(lane))
+	a.told = told
+	return missing
 }
 
-// leaderless reports whether a stream that does not answer is one that waits for
-// its leader, as far as this client may know.
-func (c *Client) leaderless(ctx context.Context, stream string) bool {
-	return c.replicated() && c.presence(ctx, stream) == present
-}
-
-// presence is what the leader of a cluster says of a stream. Who may not ask, or
-// has no answer, does not know.
-type presence int
-
-const (
-	unknown presence = iota
-	missing
-	present
-)
-
-func (c *Client) presence(ctx context.Context, stream string) presence {
-	if c.asksNothing.Load() {
-		return unknown
+// missing asks the leader of the cluster whether there is no such stream. It is
+// silent while a stream's leader is sought. A client that may not ask is told so
+// once for each stream.
+func (c *Client) missing(ctx context.Context, stream string) (missing, told bool) {
+	if _, forbidden := c.asksNothing.Load(stream); forbidden {
+		return false, true
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -75,11 +64,10 @@ func (c *Client) presence(ctx context.Context, stream string) presence {
 	})
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
-		return missing
-	case err == nil, isNotLeader(err): // it has a leader again, or waits for one
-		return present
+		return true, true
 	case errors.Is(err, ErrForbidden):
-		c.asksNothing.Store(true)
+		c.asksNothing.Store(stream, true)
+		return false, true
 	}
-	return unknown
+	return false, err == nil
 }

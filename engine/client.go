@@ -56,8 +56,10 @@ type Client struct {
 	// recordsOnly is set once the broker has forbidden a look into a queue:
 	// waiting does not ask again.
 	recordsOnly atomic.Bool
-	// asksNothing is set once the broker has forbidden to ask for a stream.
-	asksNothing atomic.Bool
+	// known is dedupWindow, shorter in tests.
+	known time.Duration
+	// asksNothing has the streams that the broker has forbidden to ask for.
+	asksNothing sync.Map
 	safety      Durability
 
 	windowMu sync.Mutex
@@ -114,7 +116,7 @@ func NewClient(nc *nats.Conn, config ...ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits, safety: cfg.Durability}, nil
+	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits, safety: cfg.Durability, known: dedupWindow}, nil
 }
 
 // Close ends a client, and its connection if [Connect] made it. It does not
@@ -234,9 +236,6 @@ func (c *Client) directLast(ctx context.Context, stream, subject string) (*store
 		m, err = c.nc.RequestWithContext(ctx, apiPrefix+"DIRECT.GET."+stream+"."+subject, nil)
 		return err
 	})
-	if errors.Is(err, nats.ErrNoResponders) && c.leaderless(ctx, stream) {
-		return nil, fmt.Errorf("read %s: %w: stream %s has no leader", subject, ErrUnreachable, stream)
-	}
 	if err != nil {
 		return nil, requestError("read "+subject, err)
 	}

@@ -21,9 +21,10 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrQueueFull: the queue refused the task; nothing is stored.
 	ErrQueueFull = errors.New("queue is full")
-	// ErrNoQueue: no stream takes the queue's tasks; nothing is stored. Who waits
-	// for an answer is not told so while a cluster elects a leader, up to 15 s; a
-	// future may be.
+	// ErrNoQueue: no stream takes the queue's tasks; nothing is stored. While a
+	// cluster elects a leader Send, Wait and SendMany wait, for up to 15 s; what
+	// does not wait (a future, a task of many with a time ahead, Lookup) may be
+	// told so then.
 	ErrNoQueue = errors.New("queue does not exist")
 	// ErrExists: a task with this explicit id waits or runs.
 	ErrExists = errors.New("id exists")
@@ -177,14 +178,5 @@ func classify(err error) outcome {
 	return outcomeUnknown
 }
 
-// isNotLeader reports whether the broker says that there is no leader to answer.
-func isNotLeader(err error) bool {
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && api.ErrorCode == codeNotLeader
-}
-
 // isBatchDisabled reports whether a stream takes no fast batches.
-func isBatchDisabled(err error) bool {
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && api.ErrorCode == codeBatchDisabled
-}
+func isBatchDisabled(err error) bool { return saysCode(err, codeBatchDisabled) }

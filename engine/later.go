@@ -70,9 +70,17 @@ func (c *Client) waitNotTaken(ctx context.Context, a wire.Address) error {
 	wait := 50 * time.Millisecond
 	for gone := (absence{}); ; {
 		err := c.notTaken(ctx, a)
-		again := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrNoQueue) && !gone.believed(ctx, c, a.Lane)
-		if !again || ctx.Err() != nil {
+		again := errors.Is(err, ErrUnreachable)
+		if errors.Is(err, ErrNoQueue) {
+			again = !gone.believed(ctx, c, a.Lane)
+		} else {
+			gone = absence{}
+		}
+		switch {
+		case !again:
 			return err
+		case ctx.Err() != nil:
+			return endedError(ctx, false)
 		}
 		select {
 		case <-ctx.Done():

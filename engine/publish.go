@@ -159,9 +159,9 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 			case ctx.Err() != nil:
 				return nil, endedError(ctx, doubt)
 			}
-			if doubt && !explicit && time.Since(sent) > dedupWindow {
-				return nil, fmt.Errorf("%w: no answer for %s", ErrUnconfirmed, dedupWindow)
-			}
+		}
+		if doubt && !explicit && time.Since(sent) > c.known { // one more could be stored twice
+			return nil, fmt.Errorf("%w: no answer for %s", ErrUnconfirmed, c.known)
 		}
 		select {
 		case <-ctx.Done():

@@ -24,7 +24,10 @@ const (
 	headerBatchCommit   = "Nats-Batch-Commit"
 )
 
-const codeBatchesOpen = 10210
+const (
+	codeBatchIncomplete = 10176 // some of it went to nobody
+	codeBatchesOpen     = 10210 // as many as the broker can have
+)
 
 // errNotAtomic is a broker that took the messages of a batch one by one.
 var errNotAtomic = errors.New("the broker did not take the batch as a whole: it must be nats-server 2.12 or newer")
@@ -99,24 +102,31 @@ func (m *many) sendBatch(ctx context.Context) error {
 			}
 			return nil
 		}
-		outcome := classify(err)
-		again := m.o.waitForRoom && outcome == outcomeFull || busy(err)
-		if outcome == outcomeAbsent {
+		again := m.o.waitForRoom && classify(err) == outcomeFull || saysCode(err, codeBatchesOpen)
+		absent := classify(err) == outcomeAbsent || saysCode(err, codeBatchIncomplete) // a leader came in between
+		if absent {
 			again = !gone.believed(ctx, m.c, m.lane)
 		} else {
 			gone = absence{}
 		}
 		err = unwaited(err, m.lane)
-		if !again || pause(ctx, wait) != nil {
-			return fmt.Errorf("queue %q: %w", m.o.queue, err)
+		if again {
+			ended := pause(ctx, wait)
+			if ended == nil {
+				continue
+			}
+			if absent {
+				err = fmt.Errorf("%w: nothing was stored: no stream of %s has answered: %w", ErrUnreachable, m.lane, ended)
+			}
 		}
+		return fmt.Errorf("queue %q: %w", m.o.queue, err)
 	}
 }
 
-// busy reports whether the broker has as many batches open as it can.
-func busy(err error) bool {
+// saysCode reports whether the broker refused something by a code of its own.
+func saysCode(err error, code jetstream.ErrorCode) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && api.ErrorCode == codeBatchesOpen
+	return ok && api.ErrorCode == code
 }
 
 // publishAtomic publishes n messages that differ in their bodies as one batch

@@ -66,8 +66,9 @@ func (e *ManyError) Unwrap() []error {
 // where somebody did, the result's ID is empty, though its task is stored, and
 // it cannot be waited for. Who needs each id asks [WithAllIDs] for it, which
 // takes about twice as long. With [WithAtomic] all or none are stored. Tasks with
-// a time ahead wait in the broker, each under a random id. Options are for all
-// tasks; [WithID] is refused.
+// a time ahead wait in the broker, each under a random id; they are sent as by
+// [Task.SendAsync], which does not wait for a cluster that elects a leader.
+// Options are for all tasks; [WithID] is refused.
 func (t *Task[In, Out]) SendMany(ctx context.Context, c *Client, in []In, opts ...SendOption) ([]*Result[Out], error) {
 	m := newMany(c, t.name, make([][]byte, len(in)), t.opts.clone(), opts)
 	for i := range in {
@@ -435,18 +436,25 @@ func (m *many) sendAsync(ctx context.Context, n int) {
 			m.fail(i, unsent(err))
 		}
 	}
+	var again []int // not stored, and worth a wait
 	for i := range waits {
 		if numbers[i] == 0 || m.state[i] != manyOpen {
 			continue
 		}
 		<-waits[i].landed // in bounded time, come what may
-		switch err := waits[i].err; {
+		err, outcome := waits[i].err, classify(waits[i].err)
+		switch {
 		case err == nil:
 			m.stored(i, waits[i].sequence)
-		case m.o.waitForRoom && m.ids == nil && classify(err) == outcomeFull:
-			m.sendOne(ctx, i)
+		case m.ids == nil && (m.o.waitForRoom && outcome == outcomeFull || outcome == outcomeAbsent):
+			again = append(again, i)
 		default:
 			m.fail(i, fmt.Errorf("queue %q: %w", m.o.queue, unwaited(err, m.lane)))
+		}
+	}
+	for _, i := range again {
+		if !m.sendOne(ctx, i) {
+			return
 		}
 	}
 }

@@ -126,7 +126,7 @@ func requestError(what string, err error) error {
 		errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrReconnectBufExceeded):
 		return fmt.Errorf("%s: %w: %w", what, ErrUnreachable, err)
 	}
-	if isNotLeader(err) {
+	if saysCode(err, codeNotLeader) {
 		return fmt.Errorf("%s: %w: %w", what, ErrUnreachable, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)

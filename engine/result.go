@@ -73,8 +73,8 @@ func outcomeError(r *Record) error {
 }
 
 // Wait returns the terminal record of a task as soon as there is one. The error
-// is [ErrNotFound] for an id that nobody has seen, and ctx's own when that ends
-// first. A client that may read records but may not look into the queue cannot
+// is [ErrNotFound] for an id that nobody has seen, [ErrNoQueue] where there is no
+// such queue, and ctx's own when that ends first. A client that may read records but may not look into the queue cannot
 // tell an unknown id from one that waits: it waits for both.
 func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	if err := checkRef(queue, id); err != nil {
@@ -99,8 +99,11 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 		} else {
 			gone = absence{}
 		}
-		if err != nil && (!retried || ctx.Err() != nil) {
+		switch {
+		case err != nil && !retried:
 			return nil, err
+		case err != nil && ctx.Err() != nil:
+			return nil, fmt.Errorf("wait for %s: %w", id, context.Cause(ctx))
 		}
 		var again <-chan time.Time
 		switch {

@@ -71,8 +71,7 @@ func (c *Client) Ensure(ctx context.Context, mode SetupMode, topo topology.Topol
 	return c.persist(ctx, func(ctx context.Context) error { return c.ensureOnce(ctx, mode, topo) })
 }
 
-// ensureOnce has no deadline of its own: each request has the client's, so that
-// one which is lost with a leader does not take the time of all.
+// ensureOnce has no deadline of its own: each of its requests has one.
 func (c *Client) ensureOnce(ctx context.Context, mode SetupMode, topo topology.Topology) error {
 	return c.AskAPI(ctx, func(ctx context.Context) error {
 		switch mode {

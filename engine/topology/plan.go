@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -161,6 +162,8 @@ func (s Stream) create(js jetstream.JetStream, firstSeq uint64) step {
 		c.Fields = []Field{{Name: "first_seq", Want: text(firstSeq), Have: none}}
 	}
 	return step{c, &s, func(ctx context.Context) error {
+		ctx, cancel := asking(ctx)
+		defer cancel()
 		_, err := js.CreateStream(ctx, cfg)
 		return err
 	}}
@@ -170,6 +173,8 @@ func (s Stream) change(js jetstream.JetStream, have *streamConfig) (step, bool) 
 	c, ok := compare(s.object(), s.Kind, streamFields, have, &s.Config)
 	cfg := merge(streamFields, *have, &s.Config)
 	return step{c, nil, func(ctx context.Context) error {
+		ctx, cancel := asking(ctx)
+		defer cancel()
 		_, err := js.UpdateStream(ctx, cfg)
 		return err
 	}}, ok
@@ -178,6 +183,8 @@ func (s Stream) change(js jetstream.JetStream, have *streamConfig) (step, bool) 
 func (s Stream) createConsumer(js jetstream.JetStream, cfg consumerConfig) step {
 	c := Change{Object: s.consumerObject(cfg.Durable), Action: Create}
 	return step{c, nil, func(ctx context.Context) error {
+		ctx, cancel := asking(ctx)
+		defer cancel()
 		_, err := js.CreateConsumer(ctx, s.Config.Name, cfg)
 		return err
 	}}
@@ -187,6 +194,8 @@ func (s Stream) changeConsumer(js jetstream.JetStream, have *consumerConfig, wan
 	c, ok := compare(s.consumerObject(want.Durable), s.Kind, consumerFields, have, &want)
 	cfg := merge(consumerFields, *have, &want)
 	return step{c, nil, func(ctx context.Context) error {
+		ctx, cancel := asking(ctx)
+		defer cancel()
 		_, err := js.UpdateConsumer(ctx, s.Config.Name, cfg)
 		return err
 	}}, ok
@@ -229,9 +238,15 @@ type found struct {
 	consumers []*consumerConfig
 }
 
+// asking bounds one request: an answer that is lost with a leader must not take
+// the time that there is for all.
+func asking(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 5*time.Second)
+}
+
 func (s Stream) look(ctx context.Context, js jetstream.JetStream) (found, error) {
 	have := found{consumers: make([]*consumerConfig, len(s.Consumers))}
-	stream, err := js.Stream(ctx, s.Config.Name)
+	stream, err := lookStream(ctx, js, s.Config.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return have, nil
 	}
@@ -247,7 +262,15 @@ func (s Stream) look(ctx context.Context, js jetstream.JetStream) (found, error)
 	return have, nil
 }
 
+func lookStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
+	ctx, cancel := asking(ctx)
+	defer cancel()
+	return js.Stream(ctx, name)
+}
+
 func lookConsumer(ctx context.Context, js jetstream.JetStream, stream, name string) (*consumerConfig, error) {
+	ctx, cancel := asking(ctx)
+	defer cancel()
 	pull, err := js.Consumer(ctx, stream, name)
 	switch {
 	case err == nil:

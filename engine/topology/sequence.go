@@ -73,7 +73,7 @@ func (k *knownIDs) scan(ctx context.Context, queue string) (map[wire.Lane]uint64
 func (k *knownIDs) subjects(ctx context.Context, stream, filter string) (map[string]uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	s, err := k.js.Stream(ctx, stream)
+	s, err := lookStream(ctx, k.js, stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil //nolint:nilnil // a stream that is not there holds nothing
 	}

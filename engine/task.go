@@ -44,11 +44,12 @@ func (t *Task[In, Out]) Name() string { return t.name }
 func (t *Task[In, Out]) Queue() string { return t.opts.queue }
 
 // Send publishes a task and waits until the broker has stored it. An unknown
-// outcome is retried in a way that cannot store it twice, until ctx ends; what
-// nobody can know then is [ErrUnconfirmed]. Other errors ([ErrInvalidName],
-// [ErrTooLarge], [ErrQueueFull], [ErrNoQueue], [ErrExists]) mean that nothing
-// was stored; with ErrExists the result of the task that has the id is returned
-// too.
+// outcome is retried in a way that cannot store it twice: until ctx ends, and for
+// 20 s where the task has no id of its own; what nobody can know then is
+// [ErrUnconfirmed]. Other errors ([ErrInvalidName], [ErrTooLarge],
+// [ErrQueueFull], [ErrNoQueue], [ErrExists], and [ErrUnreachable] where ctx ends
+// before the first answer) mean that nothing was stored; with ErrExists the
+// result of the task that has the id is returned too.
 func (t *Task[In, Out]) Send(ctx context.Context, c *Client, in In, opts ...SendOption) (*Result[Out], error) {
 	body, err := json.Marshal(in)
 	if err != nil {

@@ -24,13 +24,7 @@ import (
 func TestFetchingHealsOnACluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	b := startBrokers(t, 3)
-	c := clusterClient(t, b.urls)
-	topo, err := topology.New(topology.Config{Replicas: 3, Queues: []topology.Queue{{Name: DefaultQueue}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(ctx, t, func(ctx context.Context) error { _, err := topology.Apply(ctx, c.js, topo); return err })
+	b, c := clusterOfThree(ctx, t)
 	stream := c.ns.TaskStream(wire.PlainLane(DefaultQueue))
 	var group sync.WaitGroup
 	for range 8 {
@@ -101,13 +95,7 @@ func TestFetchingHealsOnACluster(t *testing.T) {
 func TestElectionIsWaitedFor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	b := startBrokers(t, 3)
-	c := clusterClient(t, b.urls)
-	topo, err := topology.New(topology.Config{Replicas: 3, Queues: []topology.Queue{{Name: DefaultQueue}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(ctx, t, func(ctx context.Context) error { _, err := topology.Apply(ctx, c.js, topo); return err })
+	b, c := clusterOfThree(ctx, t)
 	lane := wire.PlainLane(DefaultQueue)
 	leader := streamNode(ctx, t, c, c.ns.TaskStream(lane))
 	gather(ctx, t, c, leader, c.ns.LaterStream(lane), c.ns.ResultsStream(DefaultQueue))
@@ -204,6 +192,19 @@ func consumerNode(ctx context.Context, t *testing.T, c *Client, stream, durable 
 		t.Fatalf("node %q: %v", name, err)
 	}
 	return node
+}
+
+// clusterOfThree is three brokers with a queue, and a client.
+func clusterOfThree(ctx context.Context, t *testing.T) (*brokers, *Client) {
+	t.Helper()
+	b := startBrokers(t, 3)
+	c := clusterClient(t, b.urls)
+	topo, err := topology.New(topology.Config{Replicas: 3, Queues: []topology.Queue{{Name: DefaultQueue}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(ctx, t, func(ctx context.Context) error { _, err := topology.Apply(ctx, c.js, topo); return err })
+	return b, c
 }
 
 // clusterClient is a client on a connection of its own.

@@ -42,24 +42,7 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop"),
 		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"),
 	}
-	goleak.VerifyTestMain(patient{m, ignored}, ignored...)
-}
-
-// patient gives what is on its way to its end more time than goleak does, half a
-// second.
-type patient struct {
-	*testing.M
-	ignored []goleak.Option
-}
-
-func (p patient) Run() int {
-	code := p.M.Run()
-	for range 40 {
-		if goleak.Find(p.ignored...) == nil {
-			break
-		}
-	}
-	return code
+	goleak.VerifyTestMain(enginetest.Patient{M: m, Leaks: func() error { return goleak.Find(ignored...) }}, ignored...)
 }
 
 // nodeProcess is a broker until SIGTERM. Its address is the first line it

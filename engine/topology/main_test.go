@@ -7,26 +7,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
+	"pelton/engine/enginetest"
 	"pelton/engine/topology"
 	"pelton/engine/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(patient{m}) }
-
-// patient gives what is on its way to its end more time than goleak does, half a
-// second.
-type patient struct {
-	*testing.M
-}
-
-func (p patient) Run() int {
-	code := p.M.Run()
-	for range 40 {
-		if goleak.Find() == nil {
-			break
-		}
-	}
-	return code
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(enginetest.Patient{M: m, Leaks: func() error { return goleak.Find() }})
 }
 
 // mail is the topology of a queue mail with a high lane.

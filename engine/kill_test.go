@@ -4,6 +4,7 @@ package engine
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -410,10 +411,28 @@ func shortRetriesUnderWorkerKills(t *testing.T, ackFirst bool) (lost int) {
 		}
 		ids = append(ids, r.ID())
 	}
+	kept := make(chan struct{}, 1) // one more attempt is
+	sub, err := c.nc.Subscribe(c.ns.DoneSubject(DefaultQueue, ">"), func(m *nats.Msg) {
+		if bytes.Contains(m.Data, []byte(`"state":"retrying"`)) {
+			select {
+			case kept <- struct{}{}:
+			default:
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
 	workers := startWorkers(t, broker.URL(), 3, ackFirst)
-	for range 15 {
-		<-time.After(time.Duration(50+rand.IntN(250)) * time.Millisecond)
-		workers.kill(rand.IntN(3))
+	for n, some := 0, true; some && n < 15; n++ { // each in its turn: one of them has them all at times
+		select {
+		case <-kept:
+			<-time.After(time.Duration(rand.IntN(150)) * time.Millisecond)
+			workers.kill(n % 3)
+		case <-time.After(5 * time.Second): // more than a lease: all are lost, or have ended
+			some = false
+		}
 	}
 	awaitDrained(ctx, t, c)
 	workers.stop()

@@ -131,7 +131,7 @@ func workerProcess(url string, ackFirst bool, deaths int) int {
 	HandleRaw(w, "nop", func(context.Context, *Message) ([]byte, error) { return nil, nil })
 	HandleRaw(w, "chain", func(_ context.Context, m *Message) ([]byte, error) {
 		if m.Info.Attempt < chainAttempts {
-			return nil, RetryIn(time.Duration(rand.Int64N(int64(200*time.Millisecond))), errors.New("again"))
+			return nil, RetryIn(time.Duration(rand.Int64N(int64(400*time.Millisecond))), errors.New("again"))
 		}
 		return m.Body, nil
 	})

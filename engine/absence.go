@@ -53,7 +53,7 @@ func (a *absence) believed(ctx context.Context, c *Client, lane wire.Lane) bool 
 // silent while a stream's leader is sought. A client that may not ask is told so
 // once for each stream.
 func (c *Client) missing(ctx context.Context, stream string) (missing, told bool) {
-	if _, forbidden := c.asksNothing.Load(stream); forbidden {
+	if _, forbidden := c.unasked.Load(stream); forbidden {
 		return false, true
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -66,7 +66,7 @@ func (c *Client) missing(ctx context.Context, stream string) (missing, told bool
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return true, true
 	case errors.Is(err, ErrForbidden):
-		c.asksNothing.Store(stream, true)
+		c.unasked.Store(stream, true)
 		return false, true
 	}
 	return false, err == nil

@@ -46,9 +46,9 @@ func TestAbsence(t *testing.T) {
 		"cluster, nobody may ask, later": {one, "nosuch", absentCluster, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.c.asksNothing.Clear()
+			tc.c.unasked.Clear()
 			if tc.forbidden {
-				tc.c.asksNothing.Store(tc.c.ns.TaskStream(wire.PlainLane(tc.queue)), true)
+				tc.c.unasked.Store(tc.c.ns.TaskStream(wire.PlainLane(tc.queue)), true)
 			}
 			gone := absence{}
 			if tc.since > 0 {
@@ -71,7 +71,7 @@ func TestContextEndsInAnElection(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	c.asksNothing.Store(c.ns.TaskStream(wire.PlainLane("nosuch")), true)
+	c.unasked.Store(c.ns.TaskStream(wire.PlainLane("nosuch")), true)
 	bodies := slices.Repeat([][]byte{[]byte(`1`)}, fastFrom)
 	for name, ask := range map[string]func(context.Context) error{
 		"send": func(ctx context.Context) error { _, err := c.SendRaw(ctx, "nosuch", "toil", []byte(`1`)); return err },
@@ -128,8 +128,8 @@ func TestDoubtEndsBeforeTheStreamForgets(t *testing.T) {
 	}
 	t.Cleanup(c.Close)
 	stream := c.ns.TaskStream(wire.PlainLane(DefaultQueue))
-	c.known = 3 * time.Second
-	c.asksNothing.Store(stream, true) // so that an election is all it can think of
+	c.dedupFor = 3 * time.Second
+	c.unasked.Store(stream, true) // so that an election is all it can think of
 	lost, done := link.DeafenAt(`"seq":`), make(chan error, 1)
 	go func() {
 		<-lost

@@ -56,16 +56,14 @@ type Client struct {
 	// recordsOnly is set once the broker has forbidden a look into a queue:
 	// waiting does not ask again.
 	recordsOnly atomic.Bool
-	// known is dedupWindow, shorter in tests.
-	known time.Duration
-	// asksNothing has the streams that the broker has forbidden to ask for.
-	asksNothing sync.Map
 	safety      Durability
+	dedupFor    time.Duration // dedupWindow, shorter in tests
 
 	windowMu sync.Mutex
 	window   *window // made with the first publish
 	closed   bool
 	turns    sync.Map // of lanes, who writes a batch
+	unasked  sync.Map // streams that this user may not ask for
 	unpurged sync.Map // streams of which this user may remove nothing
 
 	// blind writes records that expect no revision: a control, as those of
@@ -116,7 +114,7 @@ func NewClient(nc *nats.Conn, config ...ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits, safety: cfg.Durability, known: dedupWindow}, nil
+	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits, safety: cfg.Durability, dedupFor: dedupWindow}, nil
 }
 
 // Close ends a client, and its connection if [Connect] made it. It does not

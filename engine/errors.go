@@ -178,5 +178,11 @@ func classify(err error) outcome {
 	return outcomeUnknown
 }
 
+// saysCode reports whether the broker refused something by a code of its own.
+func saysCode(err error, code jetstream.ErrorCode) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == code
+}
+
 // isBatchDisabled reports whether a stream takes no fast batches.
 func isBatchDisabled(err error) bool { return saysCode(err, codeBatchDisabled) }

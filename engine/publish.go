@@ -160,8 +160,8 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 				return nil, endedError(ctx, doubt)
 			}
 		}
-		if doubt && !explicit && time.Since(sent) > c.known { // one more could be stored twice
-			return nil, fmt.Errorf("%w: no answer for %s", ErrUnconfirmed, c.known)
+		if doubt && !explicit && time.Since(sent) > c.dedupFor { // one more could be stored twice
+			return nil, fmt.Errorf("%w: no answer for %s", ErrUnconfirmed, c.dedupFor)
 		}
 		select {
 		case <-ctx.Done():
@@ -169,7 +169,7 @@ func (c *Client) publishKnown(ctx context.Context, m *nats.Msg, lane wire.Lane, 
 				return nil, fmt.Errorf("%w until %w: %w", ErrQueueFull, context.Cause(ctx), full)
 			}
 			if gone.began() && !doubt {
-				return nil, fmt.Errorf("%w: nothing was stored: no stream of %s has answered: %w", ErrUnreachable, lane, context.Cause(ctx))
+				return nil, silentError(lane, context.Cause(ctx))
 			}
 			return nil, endedError(ctx, doubt)
 		case <-time.After(wait):
@@ -205,6 +205,12 @@ func endedError(ctx context.Context, doubtful bool) error {
 		return fmt.Errorf("%w: %w", ErrUnconfirmed, context.Cause(ctx))
 	}
 	return fmt.Errorf("%w: nothing was stored: %w", ErrUnreachable, context.Cause(ctx))
+}
+
+// silentError is a publish that ended before it was known whether there is such a
+// queue.
+func silentError(lane wire.Lane, cause error) error {
+	return fmt.Errorf("%w: nothing was stored: no stream of %s has answered: %w", ErrUnreachable, lane, cause)
 }
 
 func absentError(lane wire.Lane, doubtful bool) error {

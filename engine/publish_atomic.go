@@ -116,17 +116,11 @@ func (m *many) sendBatch(ctx context.Context) error {
 				continue
 			}
 			if absent {
-				err = fmt.Errorf("%w: nothing was stored: no stream of %s has answered: %w", ErrUnreachable, m.lane, ended)
+				err = silentError(m.lane, ended)
 			}
 		}
 		return fmt.Errorf("queue %q: %w", m.o.queue, err)
 	}
-}
-
-// saysCode reports whether the broker refused something by a code of its own.
-func saysCode(err error, code jetstream.ErrorCode) bool {
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && api.ErrorCode == code
 }
 
 // publishAtomic publishes n messages that differ in their bodies as one batch

@@ -74,8 +74,9 @@ func outcomeError(r *Record) error {
 
 // Wait returns the terminal record of a task as soon as there is one. The error
 // is [ErrNotFound] for an id that nobody has seen, [ErrNoQueue] where there is no
-// such queue, and ctx's own when that ends first. A client that may read records but may not look into the queue cannot
-// tell an unknown id from one that waits: it waits for both.
+// such queue, and ctx's own when that ends first. A client that may read records
+// but may not look into the queue cannot tell an unknown id from one that waits:
+// it waits for both.
 func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	if err := checkRef(queue, id); err != nil {
 		return nil, err

@@ -85,7 +85,7 @@ func Apply(ctx context.Context, js jetstream.JetStream, t Topology) ([]Change, e
 		return nil, fmt.Errorf("nothing was changed: %w", &DriftError{Changes: stuck})
 	}
 	for i, s := range steps {
-		if err := s.do(ctx); err != nil {
+		if err := s.make(ctx); err != nil {
 			return changes(steps[:i]), fmt.Errorf("%s: %w", s.Object, err)
 		}
 	}
@@ -97,6 +97,12 @@ type step struct {
 	Change
 	missing *Stream // where the change is to create a stream
 	do      func(context.Context) error
+}
+
+func (s step) make(ctx context.Context) error {
+	ctx, cancel := asking(ctx)
+	defer cancel()
+	return s.do(ctx)
 }
 
 func changes(steps []step) []Change {
@@ -162,8 +168,6 @@ func (s Stream) create(js jetstream.JetStream, firstSeq uint64) step {
 		c.Fields = []Field{{Name: "first_seq", Want: text(firstSeq), Have: none}}
 	}
 	return step{c, &s, func(ctx context.Context) error {
-		ctx, cancel := asking(ctx)
-		defer cancel()
 		_, err := js.CreateStream(ctx, cfg)
 		return err
 	}}
@@ -173,8 +177,6 @@ func (s Stream) change(js jetstream.JetStream, have *streamConfig) (step, bool) 
 	c, ok := compare(s.object(), s.Kind, streamFields, have, &s.Config)
 	cfg := merge(streamFields, *have, &s.Config)
 	return step{c, nil, func(ctx context.Context) error {
-		ctx, cancel := asking(ctx)
-		defer cancel()
 		_, err := js.UpdateStream(ctx, cfg)
 		return err
 	}}, ok
@@ -183,8 +185,6 @@ func (s Stream) change(js jetstream.JetStream, have *streamConfig) (step, bool) 
 func (s Stream) createConsumer(js jetstream.JetStream, cfg consumerConfig) step {
 	c := Change{Object: s.consumerObject(cfg.Durable), Action: Create}
 	return step{c, nil, func(ctx context.Context) error {
-		ctx, cancel := asking(ctx)
-		defer cancel()
 		_, err := js.CreateConsumer(ctx, s.Config.Name, cfg)
 		return err
 	}}
@@ -194,8 +194,6 @@ func (s Stream) changeConsumer(js jetstream.JetStream, have *consumerConfig, wan
 	c, ok := compare(s.consumerObject(want.Durable), s.Kind, consumerFields, have, &want)
 	cfg := merge(consumerFields, *have, &want)
 	return step{c, nil, func(ctx context.Context) error {
-		ctx, cancel := asking(ctx)
-		defer cancel()
 		_, err := js.UpdateConsumer(ctx, s.Config.Name, cfg)
 		return err
 	}}, ok

@@ -248,7 +248,7 @@ func TestAttacks(t *testing.T) {
 				err := done(ctx, a.do(ctx, s))
 				if err == nil {
 					t.Errorf("%s: it works", role)
-				} else if !errors.Is(err, nats.ErrPermissionViolation) {
+				} else if !refused(err) {
 					t.Errorf("%s: it is not forbidden, but fails: %v", role, err)
 				}
 			}

@@ -157,7 +157,7 @@ func TestHangupReloadsTheLoggingFile(t *testing.T) {
 	file := filepath.Join(dir, foundLogging)
 	writeFile(t, dir, foundLogging, `{"version":1,"root":{"level":"ERROR"}}`)
 	worker := w.startHanging("worker", "--log-format", "json", "--logging-config", file)
-	worker.listens() // it has read the file
+	w.waitForTask() // whatever a worker says when it starts is said
 	writeFile(t, dir, foundLogging, `{"version":2}`)
 	worker.hangup("version must be 1, got 2")
 	writeFile(t, dir, foundLogging, `{"version":1,"root":{"level":"INFO"}}`)

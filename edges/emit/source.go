@@ -45,10 +45,10 @@ type source struct {
 	after    uint64 // the stream's sequence that the first message exceeds
 
 	// Of the session's goroutine: the consumer's count of the last result
-	// taken, the same at the last check, and whether the broker had more then
-	// while nothing waited here.
+	// taken, the same at the last check, and since when the broker has had more
+	// while nothing waited here. Zero is never.
 	taken, before uint64
-	starved       bool
+	starved       time.Time
 }
 
 // source makes the consumer that begins after what is read.
@@ -255,17 +255,21 @@ func (x *session) checkSource(ctx context.Context, src *source) error {
 	}
 	q := src.queue
 	behind := info.NumPending > 0 || info.Delivered.Consumer != src.taken
-	// Where results wait, this session is slow, and not the broker.
-	starved := behind && len(x.results) == 0
-	switch {
-	case !behind:
+	lag := time.Duration(0)
+	if behind {
+		lag = info.TimeStamp.Sub(q.read.At)
+	} else {
 		q.read.At, q.first = info.TimeStamp, false
-		x.watchLag(ctx, q, 0)
-	case starved && src.starved && src.before == src.taken:
-		return errStalled
-	default:
-		x.watchLag(ctx, q, info.TimeStamp.Sub(q.read.At))
 	}
-	src.starved, src.before = starved, src.taken
+	x.watchLag(ctx, q, lag)
+	switch now := time.Now(); {
+	case !behind || len(x.results) > 0: // where results wait, this session is slow, and not the broker
+		src.starved = time.Time{}
+	case src.starved.IsZero() || src.before != src.taken:
+		src.starved = now
+	case now.Sub(src.starved) >= pullSilence:
+		return errStalled
+	}
+	src.before = src.taken
 	return nil
 }

@@ -179,6 +179,32 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
+// TestRefusalBeforeItRan: a task that was to end or to wait without having run
+// was changed just then. Nobody else answers for its message.
+func TestRefusalBeforeItRan(t *testing.T) {
+	began := time.Now().UTC()
+	for _, tc := range []struct {
+		name string
+		r    Record
+		want refusal
+	}{
+		{"written again as it was", Record{State: wire.StateScheduled, ETA: began}, refusalMoved},
+		{"replaced", Record{State: wire.StateScheduled, Generation: 2, ETA: began.Add(time.Minute)}, refusalMoved},
+		{"revoked", Record{State: wire.StateRevoked}, refusalStands},
+		{"taken by another message", Record{State: wire.StateStarted, Worker: "other", Due: true, DueSeq: 6}, refusalStands},
+		{"claimed by a later delivery", Record{State: wire.StateStarted, Worker: "other", Due: true, DueSeq: 5}, refusalNotOurs},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := &delivery{due: true, sequence: 5, meta: wire.Meta{Run: 1, Attempt: 1, Generation: 1, ETA: began}}
+			x := &settlement{d: d, record: &Record{Run: 1, Attempt: 1, State: wire.StateExpired, FinishedAt: began}, revision: 4}
+			tc.r.Run, tc.r.Attempt = 1, 1
+			if got := (&settler{}).refusal(x, &tc.r); got != tc.want {
+				t.Errorf("refusal %d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestClassify(t *testing.T) {
 	if got := classify(nil); got != outcomeStored {
 		t.Errorf("nil: %d", got)

@@ -635,6 +635,8 @@ func (s *settler) resolve(x *settlement) (progress, error) {
 		x.became.stands(r)
 	case refusalNotOurs:
 		x.stage, x.after, x.end, x.became = stageAfter, nil, endSilent, became{}
+	case refusalMoved:
+		x.stage, x.after, x.end, x.became = stageAfter, nil, endNak, became{}
 	case refusalAgain:
 		x.revision = revision
 	}
@@ -648,6 +650,7 @@ const (
 	refusalOwn     refusal = iota // it is ours: the answer to it was lost
 	refusalStands                 // the task has an outcome, runs again on purpose, or by another message
 	refusalNotOurs                // a later delivery has claimed it
+	refusalMoved                  // what waits was changed: the message comes once more and is held against that
 	refusalAgain                  // it is older than ours: write over it
 )
 
@@ -667,6 +670,8 @@ func (s *settler) refusal(x *settlement, r *Record) refusal {
 		return refusalAgain
 	case judge(r, x.d) == verdictDone:
 		return refusalStands // another message of the id was taken: this is a copy
+	case x.d.startedAt().IsZero() && r.State != wire.StateStarted:
+		return refusalMoved
 	}
 	return refusalNotOurs
 }

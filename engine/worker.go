@@ -165,7 +165,8 @@ func (cfg WorkerConfig) validate() error {
 	return cfg.Setup.validate()
 }
 
-// flushWithin bounds the last flush of a worker that ends.
+// flushWithin bounds a flush whose failure the next connection mends: the first of
+// a janitor, and the last of a worker.
 const flushWithin = 2 * time.Second
 
 // Worker runs the tasks of its queues. Handlers are registered before Run.

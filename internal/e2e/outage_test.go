@@ -37,6 +37,7 @@ func TestBrokersGoneAndBack(t *testing.T) {
 	producer.stop()
 	commands := w.records("commands")
 	w.allResults(len(commands), time.Minute)
+	w.until("an empty queue", time.Minute, func() bool { return len(w.stored()) == 0 }) // what was not acked in the outage comes again
 	for _, r := range roles[1:] {
 		r.stop()
 	}

@@ -354,6 +354,8 @@ func TestEveryRecordOneResult(t *testing.T) {
 	defer stop()
 	commands := w.records("commands")
 	w.allResults(len(commands), 90*time.Second)
+	// What a worker had recorded and not acked when it was killed comes again.
+	w.until("an empty queue", time.Minute, func() bool { return len(w.stored()) == 0 })
 	for _, r := range roles[1:] {
 		r.stop()
 	}

@@ -61,8 +61,8 @@ func fails(t *testing.T, plan faultPlan, rules ...faulttest.Rule) {
 	}
 }
 
-// TestHandedBackOutlivesTheLeader: a task that a worker hands back is soon
-// another's, although the consumer changes its leader in between.
+// TestHandedBackOutlivesTheLeader: a task that a worker has handed back is soon
+// another's, although the consumer changes its leader then.
 func TestHandedBackOutlivesTheLeader(t *testing.T) {
 	const soon = 6 * time.Second // the lease is five times that
 	if took := handedBack(t, protections{}, soon); took > soon {
@@ -129,9 +129,10 @@ func handedBack(t *testing.T, without protections, within time.Duration) time.Du
 }
 
 // heldByTheTest takes a task of its own from the consumer, and returns what acks
-// it and waits for the answer. A leader answers an ack once the followers have
-// it, in the order in which the connection spoke: then they have what was said
-// before it too. A leader that gives up forgets what only it has heard.
+// it and waits for the answer. A leader answers an ack once most nodes have it,
+// in the order in which the connection spoke: then they have what was said before
+// it too, and the next leader is one of them. A leader that gives up forgets what
+// only it has heard.
 func heldByTheTest(ctx context.Context, t *testing.T, c *Client) (replicated func()) {
 	t.Helper()
 	if _, err := c.SendRaw(ctx, DefaultQueue, "held", []byte(`0`)); err != nil {

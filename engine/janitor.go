@@ -142,9 +142,11 @@ func (j *Janitor) run(ctx context.Context, enough func() bool) error {
 		}
 		return err
 	}
-	// The broker knows whom to ask before anybody reads that it has started. Where
-	// it does not answer now, it learns that with the next connection.
-	_ = j.c.nc.FlushTimeout(flushWithin)
+	// Its broker knows whom to ask before anybody reads that it has started; the
+	// other nodes of a cluster a moment later.
+	flushing, cancel := context.WithTimeout(ctx, flushWithin)
+	_ = j.c.nc.FlushWithContext(flushing)
+	cancel()
 	j.working.Store(true)
 	defer j.working.Store(false)
 	j.log.InfoContext(ctx, "janitor started", "lanes", len(j.cfg.Lanes), "every", j.cfg.Every)

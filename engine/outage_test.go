@@ -306,6 +306,7 @@ func settle(ctx context.Context, t *testing.T, c *Client, o *outage, sent []stri
 	for _, id := range sent {
 		r, err := c.Wait(ctx, DefaultQueue, id)
 		if err != nil || r.State != wire.StateSucceeded {
+			left(t, c, id)
 			t.Fatalf("%s is lost: %+v, %v", id, r, err)
 		}
 	}
@@ -327,6 +328,38 @@ func settle(ctx context.Context, t *testing.T, c *Client, o *outage, sent []stri
 	}
 	if twice > 0 || o.early > 0 {
 		t.Errorf("%d attempts ran twice, one early by %s", twice, o.early)
+	}
+}
+
+// left logs what the broker has of a task that does not end.
+func left(t *testing.T, c *Client, id string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	r, revision, err := c.readRecord(ctx, DefaultQueue, id)
+	t.Logf("record %+v at %d, %v", r, revision, err)
+	lane := wire.PlainLane(DefaultQueue)
+	for name, durable := range map[string]string{c.ns.TaskStream(lane): wire.WorkersDurable, c.ns.LaterStream(lane): wire.DueDurable} {
+		consumer, err := c.consumerInfo(ctx, name, durable)
+		if err != nil || consumer == nil {
+			t.Logf("%s/%s: %v", name, durable, err)
+			continue
+		}
+		t.Logf("%s/%s: delivered %+v, floor %+v, %d to be acked, %d delivered again, %d pending, %d requests", name, durable,
+			consumer.Delivered, consumer.AckFloor, consumer.NumAckPending, consumer.NumRedelivered, consumer.NumPending, consumer.NumWaiting)
+		stream, err := c.js.Stream(ctx, name)
+		if err != nil {
+			t.Log(err)
+			continue
+		}
+		state := stream.CachedInfo().State
+		t.Logf("%s: %+v", name, state)
+		for seq, n := state.FirstSeq, 0; seq <= state.LastSeq && n < 10; seq++ {
+			if m, err := stream.GetMsg(ctx, seq); err == nil {
+				n++
+				t.Logf("%d: %s %v", seq, m.Subject, m.Header)
+			}
+		}
 	}
 }
 

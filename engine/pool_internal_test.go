@@ -180,28 +180,72 @@ func TestRefusal(t *testing.T) {
 }
 
 // TestRefusalBeforeItRan: a task that was to end or to wait without having run
-// was changed just then. Nobody else answers for its message.
+// was changed just then. Nobody else answers for its message, unless it has been
+// claimed meanwhile.
 func TestRefusalBeforeItRan(t *testing.T) {
 	began := time.Now().UTC()
 	for _, tc := range []struct {
-		name string
-		r    Record
-		want refusal
+		name     string
+		revision uint64 // that was read
+		r        Record
+		want     refusal
 	}{
-		{"written again as it was", Record{State: wire.StateScheduled, ETA: began}, refusalMoved},
-		{"replaced", Record{State: wire.StateScheduled, Generation: 2, ETA: began.Add(time.Minute)}, refusalMoved},
-		{"revoked", Record{State: wire.StateRevoked}, refusalStands},
-		{"taken by another message", Record{State: wire.StateStarted, Worker: "other", Due: true, DueSeq: 6}, refusalStands},
-		{"claimed by a later delivery", Record{State: wire.StateStarted, Worker: "other", Due: true, DueSeq: 5}, refusalNotOurs},
+		{"written again as it was", 4, Record{State: wire.StateScheduled, ETA: began}, refusalMoved},
+		{"replaced", 4, Record{State: wire.StateScheduled, Generation: 2, ETA: began.Add(time.Minute)}, refusalMoved},
+		{"revoked", 4, Record{State: wire.StateRevoked}, refusalStands},
+		{"taken by another message", 4, Record{State: wire.StateStarted, Worker: "other", Due: true, DueSeq: 6}, refusalStands},
+		{"claimed by a later delivery", 4, Record{State: wire.StateStarted, Worker: "other", Due: true, DueSeq: 5}, refusalNotOurs},
+		{"claimed and kept", 4, Record{State: wire.StateRetrying, Worker: "other", Due: true, DueSeq: 5, StartedAt: began, ETA: began.Add(time.Minute)}, refusalNotOurs},
+		{"no record was read", 0, Record{State: wire.StateRetrying, Attempt: 2, Generation: 2, Due: true, DueSeq: 5, ETA: began}, refusalNotOurs},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := &delivery{due: true, sequence: 5, meta: wire.Meta{Run: 1, Attempt: 1, Generation: 1, ETA: began}}
-			x := &settlement{d: d, record: &Record{Run: 1, Attempt: 1, State: wire.StateExpired, FinishedAt: began}, revision: 4}
-			tc.r.Run, tc.r.Attempt = 1, 1
+			x := &settlement{d: d, record: &Record{Run: 1, Attempt: 1, State: wire.StateExpired, FinishedAt: began}, revision: tc.revision}
+			tc.r.Run, tc.r.Attempt = 1, max(tc.r.Attempt, 1)
 			if got := (&settler{}).refusal(x, &tc.r); got != tc.want {
 				t.Errorf("refusal %d, want %d", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestChangedBeforeItRanComesAgain: the message of such a task goes back to its
+// queue, not to the end of its lease.
+func TestChangedBeforeItRanComesAgain(t *testing.T) {
+	broker := enginetest.Start(t)
+	broker.Setup(DefaultQueue)
+	c, err := NewClient(broker.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	heard, err := c.nc.SubscribeSync("held.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := NewWorker(c, WorkerConfig{})
+	p := newPool(w, Queue{Name: DefaultQueue, Slots: 1})
+	eta := time.Now().UTC().Truncate(time.Millisecond)
+	r := &Record{ID: "one", Run: 1, Task: "toil", Queue: DefaultQueue, State: wire.StateScheduled, Attempt: 1, ETA: eta}
+	read, err := c.casRecord(t.Context(), r, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &delivery{
+		pool: p, due: true, sequence: 5, id: "one", ackWait: 30 * time.Second, renewed: time.Now(), msg: &nats.Msg{Reply: "held.one"},
+		addr: wire.Address{Lane: wire.PlainLane(DefaultQueue), Task: "toil", ID: "one"}, meta: wire.Meta{Run: 1, Attempt: 1, ETA: eta},
+	}
+	d.setClaim(r, read)
+	x := w.settlement(d, result{kind: resultExpired})
+	if _, err := c.casRecord(t.Context(), r, read); err != nil { // by somebody else, just then
+		t.Fatal(err)
+	}
+	if moved, err := p.settler.resolve(x); moved != advanced || err != nil {
+		t.Fatalf("%d, %v", moved, err)
+	}
+	p.settler.conclude(x)
+	if m, err := heard.NextMsg(30 * time.Second); err != nil || string(m.Data) != string(nakBody) {
+		t.Errorf("%v, %v", m, err)
 	}
 }
 

@@ -670,7 +670,8 @@ func (s *settler) refusal(x *settlement, r *Record) refusal {
 		return refusalAgain
 	case judge(r, x.d) == verdictDone:
 		return refusalStands // another message of the id was taken: this is a copy
-	case x.d.startedAt().IsZero() && r.State != wire.StateStarted:
+	case x.revision != 0 && x.d.startedAt().IsZero() && r.State != wire.StateStarted && r.StartedAt.Equal(own.StartedAt):
+		// Nobody has claimed it since: what a claim writes stays in the record.
 		return refusalMoved
 	}
 	return refusalNotOurs

@@ -165,8 +165,9 @@ func (cfg WorkerConfig) validate() error {
 	return cfg.Setup.validate()
 }
 
-// flushWithin bounds a flush whose failure the next connection mends: the first of
-// a janitor, and the last of a worker.
+// flushWithin bounds a flush that may fail. What a janitor subscribes to is known
+// to its broker a little later then, or with the next connection; what a worker
+// has not acked or handed back comes again by itself, after its lease.
 const flushWithin = 2 * time.Second
 
 // Worker runs the tasks of its queues. Handlers are registered before Run.
@@ -232,7 +233,9 @@ func WithRetry(policy RetryPolicy) HandleOption {
 // broker confirms its ack in place of that, so that it runs once more only where
 // its worker dies. A task that fails is recorded all the same, and so is one
 // whose run began with a record: one with an explicit id, with a time, that was
-// delivered again, or that ran for more than a second.
+// delivered again, or that ran for more than a second. Where a worker was frozen
+// for longer than a lease, and runs a task that another has been given meanwhile,
+// the record may say started for as long as records are kept.
 func WithoutResult() HandleOption {
 	return func(h *handling) { h.noResult = true }
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -44,11 +45,31 @@ type source struct {
 	consumer jetstream.Consumer
 	after    uint64 // the stream's sequence that the first message exceeds
 
+	// arrived is the consumer's count of the last result that has come here.
+	arrived atomic.Uint64
+
 	// Of the session's goroutine: the consumer's count of the last result
 	// taken, the same at the last check, and since when the broker has had more
 	// while nothing waited here. Zero is never.
 	taken, before uint64
 	starved       time.Time
+}
+
+// stalls looks at whether what the broker has delivered does not arrive: it has
+// had more than was taken, and nothing waited here, for as long as it may be
+// silent. While results of this source wait, this session is slow, and not the
+// broker.
+func (src *source) stalls(behind bool, now time.Time) bool {
+	switch {
+	case !behind || src.arrived.Load() != src.taken:
+		src.starved = time.Time{}
+	case src.starved.IsZero() || src.before != src.taken:
+		src.starved = now
+	case now.Sub(src.starved) >= pullSilence:
+		return true
+	}
+	src.before = src.taken
+	return false
 }
 
 // source makes the consumer that begins after what is read.
@@ -101,6 +122,7 @@ func (x *session) readAll(ctx context.Context, src *source) error {
 			return fmt.Errorf("message %d (delivery %d) came after %d (delivery %d)", at.Stream, at.Consumer, sequence, delivered)
 		}
 		delivered, sequence = at.Consumer, at.Stream
+		src.arrived.Store(delivered)
 		return x.handOn(ctx, x.translate(src, msg, meta))
 	})
 }
@@ -157,7 +179,9 @@ func (p *puller) pull(ctx context.Context, ask pull, take func(*nats.Msg) error)
 		case <-ctx.Done():
 			return false, ctx.Err()
 		case <-silence.C:
-			return false, errSilent
+			if len(p.messages) == 0 { // else this process was slow, and not the broker
+				return false, errSilent
+			}
 		case msg := <-p.messages:
 			status := msg.Header.Get("Status")
 			if status == "" {
@@ -262,14 +286,8 @@ func (x *session) checkSource(ctx context.Context, src *source) error {
 		q.read.At, q.first = info.TimeStamp, false
 	}
 	x.watchLag(ctx, q, lag)
-	switch now := time.Now(); {
-	case !behind || len(x.results) > 0: // where results wait, this session is slow, and not the broker
-		src.starved = time.Time{}
-	case src.starved.IsZero() || src.before != src.taken:
-		src.starved = now
-	case now.Sub(src.starved) >= pullSilence:
+	if src.stalls(behind, time.Now()) {
 		return errStalled
 	}
-	src.before = src.taken
 	return nil
 }

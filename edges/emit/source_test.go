@@ -17,6 +17,40 @@ import (
 	"pelton/engine/wire"
 )
 
+// TestStalls: what the broker has delivered has to arrive while it may be silent,
+// unless something of the same source waits here.
+func TestStalls(t *testing.T) {
+	const quick, long = pullSilence / 10, pullSilence
+	type look struct {
+		after          time.Duration
+		behind         bool
+		arrived, taken uint64
+		want           bool
+	}
+	for _, tc := range []struct {
+		name  string
+		looks []look
+	}{
+		{"two looks close together", []look{{quick, true, 1, 1, false}, {quick, true, 1, 1, false}}},
+		{"nothing for long", []look{{quick, true, 1, 1, false}, {quick, true, 1, 1, false}, {long, true, 1, 1, true}}},
+		{"it goes on", []look{{quick, true, 1, 1, false}, {long, true, 2, 2, false}, {long, true, 3, 3, false}}},
+		{"there is nothing more", []look{{quick, true, 1, 1, false}, {long, false, 1, 1, false}, {long, true, 1, 1, false}, {long, true, 1, 1, true}}},
+		{"the session is slow", []look{{quick, true, 2, 1, false}, {long, true, 2, 1, false}, {long, true, 2, 2, false}, {long, true, 2, 2, true}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			src, now := &source{}, time.Now()
+			for i, l := range tc.looks {
+				now = now.Add(l.after)
+				src.arrived.Store(l.arrived)
+				src.taken = l.taken
+				if got := src.stalls(l.behind, now); got != l.want {
+					t.Fatalf("look %d: stalls %v", i+1, got)
+				}
+			}
+		})
+	}
+}
+
 // consumers are the names of those that read a queue's bucket.
 func (w *world) consumers(queue string) []string {
 	w.t.Helper()

@@ -93,9 +93,9 @@ type history struct {
 	verdict Verdict
 	sends   map[int]Event // by number
 	stored  map[string]bool
-	bare    map[string]bool    // by id: keeps no result
-	done    map[string]bool    // by id: a handler has returned a result
-	runs    map[string][]Event // begins, by id
+	bare    map[string]bool     // by id: keeps no result
+	done    map[string][]string // by id: the workers whose handlers have returned a result without a claim
+	runs    map[string][]Event  // begins, by id
 	ends    map[endKey]bool
 	records map[string][]Event // by revision
 	left    map[string]uint64
@@ -112,7 +112,7 @@ type endKey struct {
 func Judge(events []Event) Verdict {
 	h := &history{
 		verdict: Verdict{Sends: map[Outcome]int{}, Faults: map[string]int{}},
-		sends:   map[int]Event{}, stored: map[string]bool{}, bare: map[string]bool{}, done: map[string]bool{}, runs: map[string][]Event{},
+		sends:   map[int]Event{}, stored: map[string]bool{}, bare: map[string]bool{}, done: map[string][]string{}, runs: map[string][]Event{},
 		ends: map[endKey]bool{}, records: map[string][]Event{}, left: map[string]uint64{},
 	}
 	for _, e := range events {
@@ -153,7 +153,9 @@ func (h *history) add(e Event) {
 		h.bare[e.ID] = h.bare[e.ID] || e.Bare
 	case KindEnd:
 		if e.Outcome == Done {
-			h.done[e.ID] = true
+			if e.Fence == 0 {
+				h.done[e.ID] = append(h.done[e.ID], e.Who)
+			}
 			h.ends[endKey{e.ID, e.Run, Result{e.N, e.Attempt, e.Fence, e.Who}}] = true
 		}
 	case KindFault:
@@ -209,11 +211,14 @@ func (h *history) judgeShown() {
 }
 
 // judgeEnd: what was stored has come to its end. One that keeps no result has at
-// least been run to the end of its handler.
+// least been run to the end of its handler. Whoever had no claim writes nothing of
+// that, so the claim that another has made meanwhile may stay.
 func (h *history) judgeEnd(id string) {
 	records := h.records[id]
 	switch {
-	case len(records) == 0 && h.bare[id] && h.done[id]: // all that is promised of it
+	case h.bare[id] && slices.ContainsFunc(h.done[id], func(who string) bool {
+		return len(records) == 0 || claimedByOther(records[len(records)-1].Record, who)
+	}): // all that is promised of it
 	case len(records) == 0:
 		h.breaks(RuleLost, id, "no record; acknowledged %v, begun %d times", h.stored[id], len(h.runs[id]))
 	case records[len(records)-1].Record == nil:
@@ -221,6 +226,10 @@ func (h *history) judgeEnd(id string) {
 	case !records[len(records)-1].Record.State.Terminal():
 		h.breaks(RuleLost, id, "the last record says %s", records[len(records)-1].Record.State)
 	}
+}
+
+func claimedByOther(r *wire.Record, who string) bool {
+	return r != nil && r.State == wire.StateStarted && r.Worker != who
 }
 
 // judgeRecords: one end for each run, one failure for each attempt, and each of

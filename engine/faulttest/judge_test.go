@@ -102,7 +102,17 @@ func TestJudge(t *testing.T) {
 			s.add(Event{Kind: KindSend, N: 3, ID: "c", Outcome: Acked, Bare: true})
 			s.run(3, "c", 1, 0, "w1")
 		}, nil},
+		{"one that keeps no result has run, and its message was another's too", func(s *story) {
+			s.add(Event{Kind: KindSend, N: 3, ID: "c", Outcome: Acked, Bare: true})
+			s.run(3, "c", 1, 0, "w1")
+			s.record("c", wire.StateStarted, 1, "w2", 5, nil)
+		}, nil},
 
+		{"one that keeps no result has not been recorded by who has said that it runs", func(s *story) {
+			s.add(Event{Kind: KindSend, N: 3, ID: "c", Outcome: Acked, Bare: true})
+			s.run(3, "c", 1, 0, "w1")
+			s.record("c", wire.StateStarted, 1, "w1", 5, nil)
+		}, []Rule{RuleLost}},
 		{"one that keeps no result has not run", func(s *story) {
 			s.add(Event{Kind: KindSend, N: 3, ID: "c", Outcome: Acked, Bare: true})
 			s.add(Event{Kind: KindBegin, N: 3, ID: "c", Run: 1, Attempt: 1, Who: "w1", Bare: true})

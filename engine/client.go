@@ -58,6 +58,7 @@ type Client struct {
 	recordsOnly atomic.Bool
 	safety      Durability
 	dedupFor    time.Duration // dedupWindow, shorter in tests
+	listenFirst time.Duration // listenFirst, shorter in tests
 
 	windowMu sync.Mutex
 	window   *window // made with the first publish
@@ -114,7 +115,7 @@ func NewClient(nc *nats.Conn, config ...ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits, safety: cfg.Durability, dedupFor: dedupWindow}, nil
+	return &Client{nc: nc, js: js, ns: cfg.Namespace, log: cfg.Logger, limits: wire.DefaultLimits, safety: cfg.Durability, dedupFor: dedupWindow, listenFirst: listenFirst}, nil
 }
 
 // Close ends a client, and its connection if [Connect] made it. It does not

@@ -32,8 +32,8 @@ func (r *Result[Out]) Record(ctx context.Context) (*Record, error) {
 	return r.c.Record(ctx, r.queue, r.id)
 }
 
-// Wait returns the task's result as soon as it has one. It is told by the
-// broker and does not poll. A task that ended otherwise is a [*TaskError],
+// Wait returns the task's result as soon as it has one, told by the broker; see
+// [Client.Wait]. A task that ended otherwise is a [*TaskError],
 // [ErrRevoked] or [ErrExpired]; an id that nobody has seen is [ErrNotFound].
 // When ctx ends first its error is returned and the task goes on.
 func (r *Result[Out]) Wait(ctx context.Context) (Out, error) {
@@ -72,8 +72,10 @@ func outcomeError(r *Record) error {
 	return e
 }
 
-// Wait returns the terminal record of a task as soon as there is one. The error
-// is [ErrNotFound] for an id that nobody has seen, [ErrNoQueue] where there is no
+// Wait returns the terminal record of a task as soon as there is one. The broker
+// tells it, once, and not where its leader dies just then: so it also reads the
+// record, after 5 s and ever less often, at last twice a minute. The error is
+// [ErrNotFound] for an id that nobody has seen, [ErrNoQueue] where there is no
 // such queue, and ctx's own when that ends first. A client that may read records
 // but may not look into the queue cannot tell an unknown id from one that waits:
 // it waits for both.
@@ -88,11 +90,17 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	}
 	defer l.close()
 	var gone absence
+	patience, known := c.listenFirst, false
 	for n := 0; ; n++ {
-		r, err := c.lookFor(ctx, queue, id, n)
+		look := c.lookupOrRecord
+		if n == 0 || known { // the record alone: all that is needed of a task that is done, or is there
+			look = c.recordAlone
+		}
+		r, err := look(ctx, queue, id)
 		if r != nil && r.State.Terminal() {
 			return r, nil
 		}
+		known = known || r != nil
 		// A broker that stops has no streams any more a moment before it is gone.
 		retried := errors.Is(err, ErrUnreachable)
 		if errors.Is(err, ErrNoQueue) {
@@ -106,14 +114,16 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 		case err != nil && ctx.Err() != nil:
 			return nil, fmt.Errorf("wait for %s: %w", id, context.Cause(ctx))
 		}
-		var again <-chan time.Time
+		again := patience
 		switch {
 		case err != nil || r == nil && n == 1:
-			again = time.After(time.Second) // the read failed, or a replica may have lagged: it is owed
+			again = time.Second // the read failed, or a replica may have lagged: it is owed
 		case r == nil && n == 0:
-			again = time.After(lookAfter)
+			again = lookAfter
+		default:
+			patience = min(2*patience, listenMost)
 		}
-		if r, err := l.heard(ctx, again); r != nil || err != nil {
+		if r, err := l.heard(ctx, time.After(again)); r != nil || err != nil {
 			return r, err
 		}
 	}
@@ -123,14 +133,18 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 // task at all: most are done by then.
 const lookAfter = 100 * time.Millisecond
 
-// lookFor reads the record alone the first time, which is all that a task needs
-// that is done by then.
-func (c *Client) lookFor(ctx context.Context, queue, id string, n int) (*Record, error) {
-	if n == 0 {
-		r, _, err := c.readRecord(ctx, queue, id)
-		return r, err
-	}
-	return c.lookupOrRecord(ctx, queue, id)
+// How long a wait that has found its task listens before it reads the record
+// again; each time twice as long. The broker repeats a record to who listens as
+// the leader stores it, so a leader that dies tells nobody of what the others
+// have stored already.
+const (
+	listenFirst = 5 * time.Second
+	listenMost  = 30 * time.Second
+)
+
+func (c *Client) recordAlone(ctx context.Context, queue, id string) (*Record, error) {
+	r, _, err := c.readRecord(ctx, queue, id)
+	return r, err
 }
 
 // lookupOrRecord is Lookup, or what the record alone says where this client may
@@ -142,7 +156,7 @@ func (c *Client) lookupOrRecord(ctx context.Context, queue, id string) (*Record,
 			return r, err
 		}
 	}
-	r, _, err := c.readRecord(ctx, queue, id)
+	r, err := c.recordAlone(ctx, queue, id)
 	if err == nil && !c.recordsOnly.Swap(true) {
 		c.log.InfoContext(ctx, "this user may read records but not look into the queue: an unknown id is waited for", "queue", queue)
 	}

@@ -158,8 +158,8 @@ func gather(ctx context.Context, t *testing.T, c *Client, node int, streams ...s
 	for _, stream := range streams {
 		placement := fmt.Appendf(nil, `{"placement":{"preferred":"n%d"}}`, node)
 		eventually(ctx, t, func(ctx context.Context) error {
-			if streamNode(ctx, t, c, stream) == node {
-				return nil
+			if leads, err := streamNodeNow(ctx, c, stream); err != nil || leads == node {
+				return err
 			}
 			m, err := c.nc.RequestWithContext(ctx, apiPrefix+"STREAM.LEADER.STEPDOWN."+stream, placement)
 			if err != nil {
@@ -173,15 +173,21 @@ func gather(ctx context.Context, t *testing.T, c *Client, node int, streams ...s
 // streamNode is the number of the node that leads a stream.
 func streamNode(ctx context.Context, t *testing.T, c *Client, name string) (node int) {
 	t.Helper()
-	eventually(ctx, t, func(ctx context.Context) error {
-		stream, err := c.js.Stream(ctx, name)
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Sscanf(stream.CachedInfo().Cluster.Leader, "n%d", &node)
+	eventually(ctx, t, func(ctx context.Context) (err error) {
+		node, err = streamNodeNow(ctx, c, name)
 		return err
 	})
 	return node
+}
+
+// streamNodeNow is the number of the node that leads a stream; none is an error.
+func streamNodeNow(ctx context.Context, c *Client, name string) (node int, err error) {
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	_, err = fmt.Sscanf(stream.CachedInfo().Cluster.Leader, "n%d", &node)
+	return node, err
 }
 
 // consumerNode is the number of the node that leads a consumer.

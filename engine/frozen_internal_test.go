@@ -126,34 +126,6 @@ func TestFrozenWorkerBeginsNothing(t *testing.T) {
 	}
 }
 
-// TestFrozenWorkerTakesNothingOld: what came during the freeze is as old as that,
-// until all of it has been read.
-func TestFrozenWorkerTakesNothingOld(t *testing.T) {
-	p := newThawed(t)
-	l, since := p.w.leases, time.Now().Add(-time.Hour)
-	l.begun = since
-	read := func(sequence uint64) *delivery {
-		return &delivery{pool: p.pool, lane: p.lanes[0], sequence: sequence, ackWait: 30 * time.Second, renewed: time.Now(), msg: nats.NewMsg("x")}
-	}
-	if l.take(read(3), time.Now()) {
-		t.Error("taken before anybody looked")
-	}
-	l.round(t.Context())
-	if l.take(read(3), time.Now()) {
-		t.Error("taken while there is old to read")
-	}
-	long := read(4)
-	if long.ackWait = 3 * time.Hour; !l.take(long, time.Now()) || !long.renewed.Equal(since) {
-		t.Errorf("a lease that has not passed is of %s", long.renewed)
-	}
-	p.w.aside.Wait() // the connection has been read
-	l.round(t.Context())
-	now := time.Now()
-	if d := read(5); !l.take(d, now) || !d.renewed.Equal(now) {
-		t.Errorf("read when all was read, and of %s", d.renewed)
-	}
-}
-
 // TestNothingIsSentLater: what cannot be sent now is tried again by whoever holds
 // the task then; the library would keep it for the next connection.
 func TestNothingIsSentLater(t *testing.T) {

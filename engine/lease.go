@@ -23,16 +23,6 @@ type leases struct {
 
 	begun  time.Time
 	looked atomic.Int64 // when it was looked for what has passed, in nanoseconds since begun
-
-	freeze freeze
-}
-
-// freeze is what a worker knows of the last time that its process stood still.
-type freeze struct {
-	since   time.Time // what is read now may have come since then; zero while there is nothing old to read
-	number  int
-	reading int // the freeze after which the connection is being read to its end
-	read    int // the freeze after which it has been
 }
 
 // place is where a message stands in the broker.
@@ -49,44 +39,23 @@ func newLeases(w *Worker) *leases {
 // take holds a delivery, unless its message is held here already. A broker that
 // was killed forgets what it delivered just before, or that a lease was renewed,
 // and delivers it once more. What is held goes on, and answers to the delivery
-// that the broker knows. What came during a freeze is as old as that; where its
-// lease has passed it is another's.
+// that the broker knows.
 func (l *leases) take(d *delivery, now time.Time) bool {
 	if d.sequence == 0 {
 		return true // it is of no stream, there is nothing to renew
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	given := l.given(now)
-	if now.Sub(given) >= d.ackWait*4/5 && !l.w.without.Lease {
-		return false
-	}
 	held := l.held[d.place()]
 	if held == nil {
-		d.renewed = given // nobody else has it yet
 		l.held[d.place()] = d
 		return true
 	}
 	held.mu.Lock()
 	defer held.mu.Unlock()
-	held.reply, held.renewed = d.msg.Reply, given
+	held.reply, held.renewed = d.msg.Reply, now
 	return false
 }
-
-// given is the earliest time at which what is read now can have been given to
-// this worker: now, unless the process was frozen, since when the connection has
-// not been read to its end.
-func (l *leases) given(now time.Time) time.Time {
-	switch looked := l.lookedAt(); {
-	case !l.freeze.since.IsZero():
-		return l.freeze.since
-	case now.Sub(looked) > roundsLate:
-		return looked
-	}
-	return now
-}
-
-func (l *leases) lookedAt() time.Time { return l.begun.Add(time.Duration(l.looked.Load())) }
 
 // add holds a delivery in place of the one before of the same message, if there
 // is one.
@@ -134,40 +103,6 @@ func (l *leases) find(task revokedTask) []*delivery {
 	return found
 }
 
-// start begins to tell a freeze. Nothing is taken before.
-func (l *leases) start() { l.looked.Store(int64(time.Since(l.begun))) }
-
-// thaw has the connection read to its end after a freeze. It is over a round
-// after that, for who hears of what was read.
-func (l *leases) thaw(ctx context.Context) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch f := &l.freeze; {
-	case f.since.IsZero():
-	case f.read == f.number:
-		f.since = time.Time{}
-	case f.reading != f.number:
-		f.reading = f.number
-		number := f.number
-		l.w.aside.Go(func() { l.readOn(ctx, number) })
-	}
-}
-
-// readOn waits until what came before now has been read.
-func (l *leases) readOn(ctx context.Context, number int) {
-	for read := false; !read && l.w.c.nc.IsConnected(); { // another connection brings nothing old
-		flushing, cancel := context.WithTimeout(ctx, flushWithin)
-		read = l.w.c.nc.FlushWithContext(flushing) == nil
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.freeze.read = number
-}
-
 // run renews until ctx is done.
 func (l *leases) run(ctx context.Context) {
 	tick := time.NewTicker(leaseTick)
@@ -195,7 +130,6 @@ func (l *leases) round(ctx context.Context) {
 	// First: after a freeze of the process the leases have passed, and others
 	// may hold what they were for.
 	l.expire(ctx, now)
-	l.thaw(ctx)
 	due, shortest := l.due(now)
 	if len(due) > 0 && l.confirm(ctx, due, shortest/6) {
 		for _, d := range due {
@@ -247,7 +181,7 @@ const roundsLate = 10 * leaseTick
 // awake gives up what has passed where the rounds are late: after a freeze of the
 // process anybody may run before their goroutine does.
 func (l *leases) awake() {
-	if now := time.Now(); now.Sub(l.lookedAt()) > roundsLate {
+	if now := time.Now(); now.Sub(l.begun)-time.Duration(l.looked.Load()) > roundsLate {
 		l.expire(context.Background(), now) //nolint:forbidigo // only for the log
 	}
 }
@@ -268,14 +202,8 @@ func (l *leases) expire(ctx context.Context, now time.Time) {
 		}
 		d.mu.Unlock()
 	}
-	if looked := l.lookedAt(); now.Sub(looked) > roundsLate {
-		l.freeze.number++
-		if l.freeze.since.IsZero() {
-			l.freeze.since = looked
-		}
-	}
-	l.looked.Store(int64(now.Sub(l.begun)))
 	l.mu.Unlock()
+	l.looked.Store(int64(now.Sub(l.begun)))
 	for _, d := range lost {
 		d.lose()
 		if hook := l.w.cfg.Hooks.LeaseLost; hook != nil {

@@ -271,7 +271,7 @@ func TestClassify(t *testing.T) {
 func TestLastChanceIsAlone(t *testing.T) {
 	l := newLeases(&Worker{})
 	ln := &lane{}
-	first, second := &delivery{lane: ln, sequence: 1, ackWait: time.Minute}, &delivery{lane: ln, sequence: 2, ackWait: time.Minute}
+	first, second := &delivery{lane: ln, sequence: 1}, &delivery{lane: ln, sequence: 2}
 	l.take(first, time.Now())
 	l.take(second, time.Now())
 	for range 2 {

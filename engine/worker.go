@@ -233,9 +233,9 @@ func WithRetry(policy RetryPolicy) HandleOption {
 // broker confirms its ack in place of that, so that it runs once more only where
 // its worker dies. A task that fails is recorded all the same, and so is one
 // whose run began with a record: one with an explicit id, with a time, that was
-// delivered again, or that ran for more than a second. Where a task has spent its
-// lease on the way to a worker, so that another has been given it too, its record
-// may say started for as long as records are kept.
+// delivered again, or that ran for more than a second. Where a worker was frozen
+// for longer than a lease, and runs a task that another has been given meanwhile,
+// the record may say started for as long as records are kept.
 func WithoutResult() HandleOption {
 	return func(h *handling) { h.noResult = true }
 }
@@ -366,7 +366,6 @@ func (w *Worker) work(ctx context.Context, pools []*pool) error {
 		}
 	})
 	defer stopAbort()
-	w.leases.start()
 	stopLeases := background(w.leases.run)
 	defer stopLeases()
 	w.vitals.watch(pools)

@@ -334,7 +334,7 @@ func settle(ctx context.Context, t *testing.T, c *Client, o *outage, sent []stri
 // left logs what the broker has of a task that does not end.
 func left(t *testing.T, c *Client, id string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	r, revision, err := c.readRecord(ctx, DefaultQueue, id)
 	t.Logf("record %+v at %d, %v", r, revision, err)

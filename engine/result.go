@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -74,7 +75,7 @@ func outcomeError(r *Record) error {
 
 // Wait returns the terminal record of a task as soon as there is one. The broker
 // tells it, once, and not where its leader dies just then: so it also reads the
-// record, after 5 s and ever less often, at last twice a minute. The error is
+// record, after 5 s and ever less often, at last every half minute. The error is
 // [ErrNotFound] for an id that nobody has seen, [ErrNoQueue] where there is no
 // such queue, and ctx's own when that ends first. A client that may read records
 // but may not look into the queue cannot tell an unknown id from one that waits:
@@ -93,9 +94,10 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 	patience, known := c.listenFirst, false
 	for n := 0; ; n++ {
 		look := c.lookupOrRecord
-		if n == 0 || known { // the record alone: all that is needed of a task that is done, or is there
+		if n == 0 || known && !l.back { // the record alone: all that is needed of a task that is done, or is there
 			look = c.recordAlone
 		}
+		l.back = false
 		r, err := look(ctx, queue, id)
 		if r != nil && r.State.Terminal() {
 			return r, nil
@@ -114,7 +116,7 @@ func (c *Client) Wait(ctx context.Context, queue, id string) (*Record, error) {
 		case err != nil && ctx.Err() != nil:
 			return nil, fmt.Errorf("wait for %s: %w", id, context.Cause(ctx))
 		}
-		again := patience
+		again := patience + rand.N(patience/4) // those that began together need not read together
 		switch {
 		case err != nil || r == nil && n == 1:
 			again = time.Second // the read failed, or a replica may have lagged: it is owed
@@ -171,6 +173,7 @@ type listener struct {
 	records  chan *nats.Msg
 	statuses chan nats.Status
 	dropped  int
+	back     bool // the connection has come back since the last read
 }
 
 func (c *Client) listen(queue, id string) (*listener, error) {
@@ -207,9 +210,12 @@ func (l *listener) heard(ctx context.Context, again <-chan time.Time) (*Record, 
 			if l.nc.IsClosed() {
 				return nil, fmt.Errorf("wait for %s: %w: %w", l.id, ErrClosed, nats.ErrConnectionClosed)
 			}
+			l.back = true
 			return nil, nil
 		case <-again:
-			return nil, nil
+			if l.nc.IsConnected() {
+				return nil, nil
+			} // else there will be a status
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for %s: %w", l.id, context.Cause(ctx))
 		}

@@ -1,9 +1,13 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"pelton/engine/enginetest"
 	"pelton/engine/wire"
@@ -72,5 +76,39 @@ func TestWaitIsNotTold(t *testing.T) {
 	}
 	if n, _, err := told.Pending(); n != 0 || err != nil {
 		t.Errorf("%d words, %v: this broker tells", n, err)
+	}
+}
+
+// TestWaitReadsNothingWithoutAConnection: what cannot be sent would be kept for
+// the next one, of every wait and again and again.
+func TestWaitReadsNothingWithoutAConnection(t *testing.T) {
+	t.Parallel()
+	broker := enginetest.Start(t)
+	link := broker.Link()
+	again := make(chan struct{})
+	reconnect := nats.CustomReconnectDelay(func(int) time.Duration { <-again; return 0 })
+	c, err := Connect(t.Context(), link.URL(), ClientConfig{NATS: []nats.Option{reconnect, nats.Timeout(20 * time.Second)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	l, err := c.listen(DefaultQueue, "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	gone := c.nc.StatusChanged(nats.RECONNECTING)
+	link.Cut()
+	<-gone
+	now := make(chan time.Time)
+	close(now)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if r, err := l.heard(ctx, now); r != nil || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it would read: %+v, %v", r, err)
+	}
+	close(again)
+	if r, err := l.heard(t.Context(), nil); r != nil || err != nil || !l.back {
+		t.Errorf("connected again: %+v, %v, %v", r, err, l.back)
 	}
 }

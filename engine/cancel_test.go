@@ -94,9 +94,10 @@ func TestCancelWhereverItIs(t *testing.T) {
 	}
 
 	retrying := send("fail")
-	s.until("the retry is parked", func() bool {
+	s.until("the retry is parked", func() bool { // the record says so first
 		r, err := s.client.Record(s.ctx(), "default", retrying)
-		return err == nil && r.State == wire.StateRetrying
+		state, ok := s.state("PELTON_LATER_default")
+		return err == nil && r.State == wire.StateRetrying && ok && state.Msgs > 0
 	})
 	cancel(retrying)
 	var held string

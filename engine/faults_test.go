@@ -432,9 +432,10 @@ func (w *faults) sendOne(task string, body toilBody, id string, eta time.Time, p
 }
 
 // drain waits until nothing is left in the lanes, and notes what is when that
-// does not come.
+// does not come. What killed brokers have forgotten a janitor puts right.
 func (w *faults) drain() {
 	w.t.Helper()
+	defer withJanitor(w.t, w.c)()
 	lane := wire.PlainLane(DefaultQueue)
 	streams := []string{w.c.ns.TaskStream(lane), w.c.ns.LaterStream(lane)}
 	patience := time.Now().Add(time.Minute)

@@ -300,9 +300,21 @@ func killWhile(ctx context.Context, t *testing.T, b *brokers, o *outage, tasks i
 	return kills
 }
 
+// withJanitor has a janitor put right what a killed broker has forgotten.
+func withJanitor(t *testing.T, c *Client) (stop func()) {
+	t.Helper()
+	j := NewJanitor(c, JanitorConfig{Every: time.Second})
+	return background(func(ctx context.Context) {
+		if err := j.Run(ctx); err != nil {
+			t.Errorf("janitor: %v", err)
+		}
+	})
+}
+
 // settle waits for the end of each task and compares.
 func settle(ctx context.Context, t *testing.T, c *Client, o *outage, sent []string, attempts int) {
 	t.Helper()
+	defer withJanitor(t, c)()
 	for _, id := range sent {
 		r, err := c.Wait(ctx, DefaultQueue, id)
 		if err != nil || r.State != wire.StateSucceeded {

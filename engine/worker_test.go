@@ -69,7 +69,7 @@ func (s *system) work(w *engine.Worker) (stop func() error) {
 
 func (s *system) ctx() context.Context {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	s.t.Cleanup(cancel)
 	return ctx
 }

@@ -20,7 +20,7 @@ func TestBrokersGoneAndBack(t *testing.T) {
 		before := len(w.records("results"))
 		w.until("a new result", back, func() bool { return len(w.records("results")) > before })
 	}
-	w.until("the first result", 20*time.Second, func() bool { return len(w.records("results")) > 0 })
+	w.until("the first result", time.Minute, func() bool { return len(w.records("results")) > 0 })
 
 	w.nats.Stop()
 	<-time.After(gone)
@@ -54,7 +54,7 @@ func TestRolesStartBeforeTheBrokers(t *testing.T) {
 	w.kafka.Close()
 	roles := []*role{w.start("edge", "ingest"), w.start("worker", "--queues", "default:8"), w.start("edge", "emit")}
 	for _, r := range roles {
-		w.until("a warning", 20*time.Second, func() bool { return r.warnings() > 0 })
+		w.until("a warning", time.Minute, func() bool { return r.warnings() > 0 })
 	}
 	<-time.After(3 * time.Second) // time enough for a second warning
 	for _, r := range roles {
@@ -80,7 +80,7 @@ func TestRolesStartBeforeTheBrokers(t *testing.T) {
 	if out, code := w.pelton("produce", "--message", "hi", "--count", "3", "--topic", "commands"); code != 0 {
 		t.Fatalf("produce: exit %d\n%s", code, out)
 	}
-	w.until("three results", 30*time.Second, func() bool { return len(w.records("results")) == 3 })
+	w.until("three results", time.Minute, func() bool { return len(w.records("results")) == 3 })
 	for _, r := range roles {
 		r.stop()
 	}

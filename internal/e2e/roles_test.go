@@ -68,7 +68,7 @@ func (w *world) beats() {
 	for _, overlap := range entries {
 		s.does("schedule", "add", overlap, "--every", "1s", "--overlap", overlap, "print", `"tick"`)
 	}
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for _, name := range entries {
 		for fired := 0; fired < 2; {
 			var entry struct{ Counts map[string]int }
@@ -103,7 +103,7 @@ func TestRolesWithTheirUsers(t *testing.T) {
 
 	const commands = 20
 	w.does("produce", "hello", "--topic", "commands", "--count", fmt.Sprint(commands), "--every", "1ms")
-	w.allResults(commands, 30*time.Second)
+	w.allResults(commands, time.Minute)
 
 	w.as("publisher").does("send", "print", `1`, "--id", "first")
 	w.as("publisher").does("send", "print", `1`, "--count", "500")

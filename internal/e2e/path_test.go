@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -108,7 +109,16 @@ type role struct {
 	args  []string
 	cmd   *exec.Cmd
 	log   *tail
+	out   *count // of the process that runs now
 	kills int
+}
+
+// count counts what is written.
+type count struct{ atomic.Int64 }
+
+func (c *count) Write(b []byte) (int, error) {
+	c.Add(int64(len(b)))
+	return len(b), nil
 }
 
 // tail keeps the end of what a process says.
@@ -150,7 +160,8 @@ func (w *world) start(args ...string) *role {
 func (r *role) run() {
 	r.w.t.Helper()
 	r.cmd = exec.CommandContext(context.Background(), r.w.binary, r.args...)
-	r.cmd.Env, r.cmd.Stderr = r.w.env, r.log
+	r.out = &count{}
+	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = r.w.env, r.out, r.log
 	if err := r.cmd.Start(); err != nil {
 		r.w.t.Fatal(err)
 	}
@@ -177,6 +188,14 @@ func (r *role) stop() {
 		r.w.t.Errorf("%s after SIGTERM: %v", strings.Join(r.args, " "), err)
 	}
 	r.cmd = nil
+}
+
+// stopAtWork stops the process once it has told of its work: one that was made
+// just now may not yet listen.
+func (r *role) stopAtWork() {
+	r.w.t.Helper()
+	r.w.until("a word of "+strings.Join(r.args, " "), time.Minute, func() bool { return r.out.Load() > 0 })
+	r.stop()
 }
 
 // records reads a topic to where it ends now, read committed.
@@ -349,7 +368,7 @@ func TestEveryRecordOneResult(t *testing.T) {
 		<-time.After(time.Duration(200+random.IntN(500)) * time.Millisecond) // the pace of the kills
 		roles[random.IntN(len(roles))].kill()
 	}
-	producer.stop()
+	producer.stopAtWork()
 	stop := w.evicting()
 	defer stop()
 	commands := w.records("commands")
@@ -479,7 +498,7 @@ func ingestUnderKills(t *testing.T, start func(*world) *role) (perOrigin map[str
 		<-time.After(time.Duration(1500+random.IntN(700)) * time.Millisecond) // a session timeout, and some work
 		ingest.kill()
 	}
-	producer.stop()
+	producer.stopAtWork()
 	stop := w.evicting()
 	defer stop()
 	records = len(w.records("commands"))
